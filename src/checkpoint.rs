@@ -1,0 +1,1 @@
+//! Safetensors and PEFT folders, in and out, atomically.

@@ -1,0 +1,1 @@
+//! Batched sampling with a key-value cache.

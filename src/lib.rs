@@ -1,0 +1,26 @@
+//! `repairity` turns an open code model into a program-repair model.
+//!
+//! Modules are declared in the order data flows; a module uses only modules declared above its own, and
+//! `tests/structure.rs` holds that.
+
+pub mod error;
+pub mod rng;
+pub mod recipe;
+pub mod record;
+pub mod sandbox;
+pub mod problem;
+pub mod teacher;
+pub mod tokenizer;
+pub mod prompt;
+pub mod batch;
+pub mod device;
+pub mod weights;
+pub mod checkpoint;
+pub mod model;
+pub mod generate;
+pub mod loss;
+pub mod optim;
+pub mod telemetry;
+pub mod metric;
+pub mod stage;
+pub mod run;

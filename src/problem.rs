@@ -1,0 +1,1 @@
+//! Problems and their check: suites, vetting, the split, the cap.

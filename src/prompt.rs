@@ -1,0 +1,1 @@
+//! A problem as text, and text as tokens with a loss mask.

@@ -1,0 +1,1 @@
+//! The TOML recipe: read, checked, every key with its default.

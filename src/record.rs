@@ -1,0 +1,310 @@
+//! The JSONL records that pass between stages: one object a line, fields that this program does not know are kept, every
+//! error names file and line, every write is atomic.
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::error::{Error, Result};
+
+/// Fields that a record carries and this program does not read.
+pub type Extra = Map<String, Value>;
+
+/// Which part of a benchmark a problem belongs to: 70 % train, 15 % validation, 15 % test by default.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Split {
+    /// Traces are collected here.
+    Train,
+    /// Hyper-parameters, early stopping and preferences (the paper's D_val).
+    Validation,
+    /// Measured, never trained on.
+    Test,
+}
+
+/// How an answer is checked. Tests are statements of the problem's language, run after `setup` and the answer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Check {
+    /// Code that runs after the answer and before the tests (MBPP's `test_setup_code`).
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub setup: String,
+    /// Code put in front of the answer (imports that the benchmark promises, a declaration that answers go under).
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub prelude: String,
+    /// The tests: one statement (or one small program, where it cannot be split) each.
+    pub tests: Vec<String>,
+    /// Wall-clock limit for one answer, in seconds.
+    pub timeout_s: f64,
+}
+
+/// A problem: `repair` when it carries buggy code, `generate` when it only has a description.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Problem {
+    /// The benchmark's own id, as text.
+    pub id: String,
+    /// The suite it comes from: `mbpp`, `quixbugs`, ...
+    pub suite: String,
+    /// The kind of bug or of task; the cap and the reports are balanced over it.
+    pub kind: String,
+    /// `easy`, `medium` or `hard`.
+    pub difficulty: String,
+    /// What the code has to do, in words.
+    pub prompt: String,
+    /// Code that fails at least one test.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub buggy: Option<String>,
+    /// Code that passes every test. Never trained on (section 4.4 of the paper).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reference: Option<String>,
+    /// The programming language: `python`.
+    pub language: String,
+    /// How answers are checked.
+    pub check: Check,
+    /// Where the split put it; none before the split.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub split: Option<Split>,
+    /// Everything else that the record carries.
+    #[serde(flatten)]
+    pub extra: Extra,
+}
+
+/// What happened to an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Outcome {
+    /// Every test passed.
+    Pass,
+    /// A test failed, or not every test reported.
+    Fail,
+    /// It ran longer than allowed.
+    Timeout,
+    /// It asked for more memory than allowed.
+    Memory,
+    /// It could not be run at all: a syntax error, an exception on import, a crash.
+    Error,
+    /// The answer holds no code to run.
+    Refused,
+}
+
+/// The verdict on an answer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Verdict {
+    /// What happened.
+    pub verdict: Outcome,
+    /// Why, in one line: the failing test, the exception; empty for a pass.
+    #[serde(default)]
+    pub reason: String,
+    /// Wall-clock seconds of the check.
+    #[serde(default)]
+    pub seconds: f64,
+}
+
+/// Tokens that a model's provider counted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    /// Tokens read.
+    pub input_tokens: u64,
+    /// Tokens written.
+    pub output_tokens: u64,
+}
+
+/// `traces.jsonl`: what the teacher wrote for a problem, and whether its fix passes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Trace {
+    /// The problem's id.
+    pub id: String,
+    /// The teacher.
+    pub model: String,
+    /// What the teacher was asked.
+    pub prompt: String,
+    /// The reasoning before the code.
+    pub reasoning: String,
+    /// The code, empty when there was none.
+    pub answer: String,
+    /// The teacher's text as it came.
+    pub raw: String,
+    /// Whether the fix passes; none before the filter.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verdict: Option<Verdict>,
+    /// What it cost.
+    #[serde(default)]
+    pub usage: Usage,
+    /// Everything else that the record carries.
+    #[serde(flatten)]
+    pub extra: Extra,
+}
+
+/// One turn of a conversation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Message {
+    /// `system`, `user` or `assistant`.
+    pub role: String,
+    /// What was said.
+    pub content: String,
+}
+
+impl Message {
+    /// A turn of the user.
+    pub fn user(content: impl Into<String>) -> Message {
+        Message { role: "user".into(), content: content.into() }
+    }
+
+    /// A turn of the model.
+    pub fn assistant(content: impl Into<String>) -> Message {
+        Message { role: "assistant".into(), content: content.into() }
+    }
+}
+
+/// `sft.jsonl`: a conversation to train on; the loss is on the assistant's turns.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Conversation {
+    /// The problem's id; empty in files from elsewhere.
+    #[serde(default)]
+    pub id: String,
+    /// The turns.
+    pub messages: Vec<Message>,
+    /// Everything else that the record carries.
+    #[serde(flatten)]
+    pub extra: Extra,
+}
+
+/// `candidates.jsonl` and `evaluation/*.jsonl`: an answer of the student.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Candidate {
+    /// The problem's id.
+    pub id: String,
+    /// Which of the problem's answers this is, from 0.
+    #[serde(default)]
+    pub index: usize,
+    /// The model that wrote it: `base`, `sft`, `ppo`, or a name from elsewhere.
+    #[serde(default)]
+    pub model: String,
+    /// The sampling temperature.
+    #[serde(default)]
+    pub temperature: f64,
+    /// The text as sampled.
+    pub text: String,
+    /// The code in it, empty when there is none.
+    pub answer: String,
+    /// Whether it passes; none where it was not checked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verdict: Option<Verdict>,
+    /// Everything else that the record carries.
+    #[serde(flatten)]
+    pub extra: Extra,
+}
+
+/// `preferences.jsonl`: two answers to one prompt, TRL's preference form with a soft label.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Preference {
+    /// The problem's id; empty in files from elsewhere.
+    #[serde(default)]
+    pub id: String,
+    /// What was asked.
+    pub prompt: String,
+    /// The better answer.
+    pub chosen: String,
+    /// The other one.
+    pub rejected: String,
+    /// P(chosen is better): 1, or 0.5 for a tie that was kept.
+    #[serde(default = "one")]
+    pub label: f64,
+    /// What the judge said, in the order it was asked.
+    #[serde(default)]
+    pub judgments: Vec<Value>,
+    /// Everything else that the record carries.
+    #[serde(flatten)]
+    pub extra: Extra,
+}
+
+fn one() -> f64 {
+    1.0
+}
+
+/// Reads every record of a JSONL file. Empty lines are skipped; anything else that is not a `T` is an error with its line.
+pub fn read_jsonl<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
+    let file = File::open(path).map_err(|e| Error::io(path, e))?;
+    let mut records = Vec::new();
+    for (index, line) in BufReader::new(file).lines().enumerate() {
+        let line = line.map_err(|e| Error::line(path, index + 1, e))?;
+        if line.trim().is_empty() {
+            continue;
+        }
+        records.push(serde_json::from_str(&line).map_err(|e| Error::line(path, index + 1, e))?);
+    }
+    Ok(records)
+}
+
+/// Writes records, one a line, atomically.
+pub fn write_jsonl<T: Serialize>(path: &Path, records: &[T]) -> Result<()> {
+    let mut bytes = Vec::new();
+    for record in records {
+        serde_json::to_writer(&mut bytes, record).map_err(|e| Error::io(path, e.into()))?;
+        bytes.push(b'\n');
+    }
+    write_atomic(path, &bytes)
+}
+
+/// Writes a whole file, or leaves the old one: a temporary beside it, fsync, rename, fsync of the folder.
+pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
+    let folder = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
+    let name = path.file_name().ok_or_else(|| Error::input(path.display(), "not a file name"))?;
+    let temporary = folder.join(format!(".{}.{}", name.to_string_lossy(), std::process::id()));
+    let write = || -> std::io::Result<()> {
+        let mut file = File::create(&temporary)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&temporary, path)?;
+        File::open(folder)?.sync_all()
+    };
+    write().map_err(|e| {
+        let _ = fs::remove_file(&temporary);
+        Error::io(path, e)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unknown_fields_survive_a_round_trip() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("sft.jsonl");
+        let line = r#"{"id":"7","messages":[{"role":"user","content":"x"}],"source":"mine","score":0.5}"#;
+        fs::write(&path, format!("\n{line}\n")).unwrap();
+        let records: Vec<Conversation> = read_jsonl(&path).unwrap();
+        write_jsonl(&path, &records).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), format!("{line}\n"));
+    }
+
+    #[test]
+    fn an_error_names_file_and_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("sft.jsonl");
+        fs::write(&path, "{\"id\":\"1\",\"messages\":[]}\n{\"id\":\"2\"}\n").unwrap();
+        let error = read_jsonl::<Conversation>(&path).unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        let text = error.to_string();
+        assert!(text.contains("sft.jsonl:2: missing field `messages`"), "{text}");
+    }
+
+    #[test]
+    fn a_failed_write_leaves_the_old_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("kept");
+        fs::create_dir(&path).unwrap();
+        fs::write(path.join("inside"), "old").unwrap();
+        assert!(write_atomic(&path, b"new").is_err());
+        assert_eq!(fs::read_to_string(path.join("inside")).unwrap(), "old");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+}

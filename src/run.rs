@@ -1,0 +1,1 @@
+//! The stage runner: order, what is done, resuming.

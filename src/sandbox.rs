@@ -1,0 +1,1 @@
+//! Runs a program that nobody trusts, and says what happened.

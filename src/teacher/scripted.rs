@@ -1,0 +1,1 @@
+//! The teacher of the `micro` suite, where the injected bug is known.

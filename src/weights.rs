@@ -1,0 +1,1 @@
+//! Named tensors: specification, values, gradients.
