@@ -1,1 +1,322 @@
-//! The decoder: Qwen2.5 and Llama, forward and backward by hand.
+//! The decoder that Qwen2.5 and Llama share: `embed -> blocks -> norm`, forward, and backward scheduled by hand. Heads are
+//! applied by the caller ([`Decoder::head`], [`head::ScalarHead`]); losses and communication are not known here: backward
+//! hands each finished layer's gradients to a closure.
+
+mod block;
+pub mod config;
+pub mod head;
+mod llama;
+pub mod lora;
+mod qwen2;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::checkpoint::{self, Named, Storage, Tensors};
+use crate::device::{Bounds, Device, Dropout};
+use crate::error::{Error, Result};
+use crate::recipe::Recompute;
+use crate::rng::Rng;
+use crate::weights::{Grads, Param, Part};
+use block::{Attend, Block, BlockSaved, Residual};
+pub use config::{Architecture, Config};
+pub use head::ScalarHead;
+pub use lora::Adapter;
+
+/// A packed batch on the device.
+pub struct Packed<D: Device> {
+    /// `ids[t]`.
+    pub ids: D::Buf<u32>,
+    /// `positions[t]`, from 0 in each sequence.
+    pub positions: D::Buf<u32>,
+    /// Where sequences begin.
+    pub bounds: Bounds<D>,
+    /// `t`.
+    pub tokens: usize,
+}
+
+impl<D: Device> Packed<D> {
+    /// Packs sequences one after the other.
+    pub fn new(device: &D, sequences: &[&[u32]]) -> Result<Self> {
+        let ids: Vec<u32> = sequences.iter().flat_map(|sequence| sequence.iter().copied()).collect();
+        let positions: Vec<u32> = sequences.iter().flat_map(|sequence| 0..sequence.len() as u32).collect();
+        Ok(Packed {
+            ids: device.upload(&ids)?,
+            positions: device.upload(&positions)?,
+            bounds: Bounds::from_lengths(device, sequences.iter().map(|sequence| sequence.len()))?,
+            tokens: ids.len(),
+        })
+    }
+}
+
+/// How a training pass runs.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Pass {
+    /// What is kept from forward and what backward computes again.
+    pub recompute: Recompute,
+    /// LoRA's dropout, with a key of its own for each pass; none in evaluation and in PPO.
+    pub dropout: Option<Dropout>,
+}
+
+/// What forward keeps for backward.
+pub struct Saved<D: Device> {
+    blocks: Vec<BlockSaved<D>>,
+    last: Arc<D::Buf<D::Act>>,
+    rstd: D::Buf<D::Acc>,
+    pass: Pass,
+}
+
+/// A decoder's weights.
+pub struct Decoder<D: Device> {
+    /// The checkpoint's configuration.
+    pub config: Config,
+    /// `embed[v, c]`.
+    pub embed: Param<D>,
+    blocks: Vec<Block<D>>,
+    norm: Param<D>,
+    head: Option<Param<D>>,
+}
+
+impl<D: Device> Decoder<D> {
+    /// Reads `config.json` and the tensors of a folder.
+    pub fn load(device: &D, folder: &Path) -> Result<Self> {
+        let config = Config::load(folder)?;
+        let tensors = Tensors::open_folder(folder)?;
+        // A model inside a classifier has no language-model head.
+        let with_head = !config.classifier;
+        Self::build(device, config, with_head, &mut |parts| {
+            let mut values: Vec<f32> = Vec::with_capacity(parts.iter().map(Part::elements).sum());
+            for part in parts {
+                tensors.read_into(&part.name, &part.shape, &mut values)?;
+            }
+            Ok(values)
+        })
+    }
+
+    /// Random weights: matrices N(0, 0.02), or N(0, 0.02 / sqrt(2 layers)) where they write to the residual stream (Radford et
+    /// al. 2019), norms 1, biases 0.
+    pub fn random(device: &D, config: Config, seed: u64) -> Result<Self> {
+        let residual = 0.02 / (2.0 * config.layers as f64).sqrt();
+        let mut index = 0;
+        Self::build(device, config, true, &mut |parts| {
+            let mut values = Vec::new();
+            for part in parts {
+                index += 1;
+                let mut rng = Rng::new(seed, "init", index);
+                let writes = part.name.ends_with("o_proj.weight") || part.name.ends_with("down_proj.weight");
+                let deviation = if writes { residual } else { 0.02 };
+                values.extend((0..part.elements()).map(|_| match part.shape.len() {
+                    1 if part.name.ends_with("norm.weight") => 1.0,
+                    1 => 0.0,
+                    _ => (rng.normal() * deviation) as f32,
+                }));
+            }
+            Ok(values)
+        })
+    }
+
+    fn build(device: &D, config: Config, with_head: bool, read: &mut dyn FnMut(&[Part]) -> Result<Vec<f32>>) -> Result<Self> {
+        let mut param = |parts: Vec<Part>| -> Result<Param<D>> {
+            let values = read(&parts)?;
+            Param::frozen(device, parts, &values)
+        };
+        let table = [config.vocab, config.hidden];
+        let embed = param(vec![Part::new("model.embed_tokens.weight", &table)])?;
+        let blocks = (0..config.layers).map(|layer| Block::build(&config, layer, &mut param)).collect::<Result<_>>()?;
+        let norm = param(vec![Part::new("model.norm.weight", &[config.hidden])])?;
+        let head = match with_head && !config.tied {
+            true => Some(param(vec![Part::new("lm_head.weight", &table)])?),
+            false => None,
+        };
+        Ok(Decoder { config, embed, blocks, norm, head })
+    }
+
+    /// The language-model head `[v, c]`: its own matrix, or the embedding where they are tied.
+    pub fn head(&self) -> &Param<D> {
+        self.head.as_ref().unwrap_or(&self.embed)
+    }
+
+    /// Every parameter, in the order of the layers.
+    pub fn params(&self) -> Vec<&Param<D>> {
+        let mut all = vec![&self.embed];
+        self.blocks.iter().for_each(|block| all.extend(block.params()));
+        all.push(&self.norm);
+        all.extend(&self.head);
+        all
+    }
+
+    /// Every parameter, in the same order.
+    pub fn params_mut(&mut self) -> Vec<&mut Param<D>> {
+        let mut all = vec![&mut self.embed];
+        self.blocks.iter_mut().for_each(|block| all.extend(block.params_mut()));
+        all.push(&mut self.norm);
+        all.extend(&mut self.head);
+        all
+    }
+
+    /// Writes `config.json` and `model.safetensors`.
+    pub fn save(&self, device: &D, folder: &Path, storage: Storage, more: Vec<Named>) -> Result<()> {
+        let mut tensors = Vec::new();
+        for param in self.params() {
+            for (part, values) in param.read::<f32>(device)? {
+                tensors.push(Named { name: part.name, shape: part.shape, values });
+            }
+        }
+        tensors.extend(more);
+        checkpoint::write_tensors(&folder.join("model.safetensors"), &tensors, storage)?;
+        checkpoint::write_json(&folder.join("config.json"), &self.config.to_json(storage))
+    }
+
+    fn embedded(&self, device: &D, ids: &D::Buf<u32>, tokens: usize) -> Result<D::Buf<D::Act>> {
+        let mut out = device.zeros(tokens * self.config.hidden)?;
+        device.embed_fwd(&mut out, &self.embed.value, ids, self.config.hidden)?;
+        Ok(out)
+    }
+
+    /// The final norm: `hidden[t, c]`, the residual stream under it and `rstd[t]`.
+    #[allow(clippy::type_complexity)]
+    fn finish(
+        &self,
+        device: &D,
+        residual: Residual<D>,
+        tokens: usize,
+    ) -> Result<(D::Buf<D::Act>, Arc<D::Buf<D::Act>>, D::Buf<D::Acc>)> {
+        let mut hidden = device.zeros(tokens * self.config.hidden)?;
+        let mut rstd = device.zeros(tokens)?;
+        let last = residual.normalise(device, &mut hidden, &mut rstd, &self.norm, &self.config)?;
+        Ok((hidden, last, rstd))
+    }
+
+    /// `hidden[t, c]` after the final norm, keeping what backward needs.
+    pub fn forward(
+        &self,
+        device: &D,
+        batch: &Packed<D>,
+        adapter: Option<&Adapter<D>>,
+        pass: Pass,
+    ) -> Result<(D::Buf<D::Act>, Saved<D>)> {
+        let mut residual = Residual::new(self.embedded(device, &batch.ids, batch.tokens)?);
+        let mut blocks = Vec::with_capacity(self.blocks.len());
+        for (layer, block) in self.blocks.iter().enumerate() {
+            let side = adapter.map(|adapter| &adapter.layers[layer]);
+            let attend = Attend::Packed { bounds: &batch.bounds };
+            let (next, saved) = block.forward(device, residual, side, pass.dropout, &batch.positions, attend, &self.config)?;
+            blocks.push(saved.thin(pass.recompute));
+            residual = next;
+        }
+        let (hidden, last, rstd) = self.finish(device, residual, batch.tokens)?;
+        Ok((hidden, Saved { blocks, last, rstd, pass }))
+    }
+
+    /// `hidden[t, c]` after the final norm, keeping nothing.
+    pub fn infer(&self, device: &D, batch: &Packed<D>, adapter: Option<&Adapter<D>>) -> Result<D::Buf<D::Act>> {
+        let mut residual = Residual::new(self.embedded(device, &batch.ids, batch.tokens)?);
+        for (layer, block) in self.blocks.iter().enumerate() {
+            let side = adapter.map(|adapter| &adapter.layers[layer]);
+            let attend = Attend::Packed { bounds: &batch.bounds };
+            residual = block.forward(device, residual, side, None, &batch.positions, attend, &self.config)?.0;
+        }
+        Ok(self.finish(device, residual, batch.tokens)?.0)
+    }
+
+    /// Backward from `dhidden[t, c]`. Gradients are added to `grads`; `on_layer` sees them after each finished layer, from the
+    /// last block (`layers - 1`) to the first, so that their reduction can overlap with what is left.
+    pub fn backward(
+        &self,
+        device: &D,
+        batch: &Packed<D>,
+        adapter: Option<&Adapter<D>>,
+        saved: Saved<D>,
+        dhidden: &D::Buf<D::Act>,
+        grads: &mut Grads<D>,
+        on_layer: &mut dyn FnMut(usize, &mut Grads<D>) -> Result<()>,
+    ) -> Result<()> {
+        let c = self.config.hidden;
+        let mut dresidual = device.zeros(batch.tokens * c)?;
+        let dnorm = grads.of(&self.norm);
+        device.rmsnorm_bwd(&mut dresidual, dnorm, dhidden, &saved.rstd, &saved.last, &self.norm.value, c)?;
+        let Saved { blocks, pass, .. } = saved;
+        for (layer, (block, kept)) in self.blocks.iter().zip(blocks).enumerate().rev() {
+            let side = adapter.map(|adapter| &adapter.layers[layer]);
+            let below = layer > 0 || self.embed.slot.is_some();
+            block.backward(device, &mut dresidual, kept, side, pass.dropout, batch, grads, below, &self.config)?;
+            on_layer(layer, grads)?;
+        }
+        if let Some(dtable) = grads.of(&self.embed) {
+            device.embed_bwd(dtable, &dresidual, &batch.ids, c)?;
+        }
+        Ok(())
+    }
+}
+
+/// The keys and values of the sequences being generated, for every layer.
+pub struct Cache<D: Device> {
+    layers: Vec<block::LayerCache<D>>,
+    /// Sequences it has room for.
+    pub slots: usize,
+    /// Tokens a sequence may have.
+    pub capacity: usize,
+}
+
+impl<D: Device> Decoder<D> {
+    /// Room for `slots` sequences of up to `capacity` tokens.
+    pub fn cache(&self, device: &D, slots: usize, capacity: usize) -> Result<Cache<D>> {
+        let elements = slots * capacity * self.config.heads.kv_width();
+        let layer = || Ok(block::LayerCache { k: device.zeros(elements)?, v: device.zeros(elements)? });
+        Ok(Cache { layers: (0..self.config.layers).map(|_| layer()).collect::<Result<_>>()?, slots, capacity })
+    }
+
+    /// Runs whole prompts and fills the cache: `slot[i]` is where sequence `i` of the batch goes. Returns `hidden[t, c]`.
+    pub fn prefill(
+        &self,
+        device: &D,
+        batch: &Packed<D>,
+        slots: &[u32],
+        cache: &mut Cache<D>,
+        adapter: Option<&Adapter<D>>,
+    ) -> Result<D::Buf<D::Act>> {
+        let by_token: Vec<u32> = batch
+            .bounds
+            .host
+            .windows(2)
+            .zip(slots)
+            .flat_map(|(range, slot)| std::iter::repeat_n(*slot, (range[1] - range[0]) as usize))
+            .collect();
+        let by_token = device.upload(&by_token)?;
+        let capacity = cache.capacity;
+        let mut residual = Residual::new(self.embedded(device, &batch.ids, batch.tokens)?);
+        for (layer, block) in self.blocks.iter().enumerate() {
+            let side = adapter.map(|adapter| &adapter.layers[layer]);
+            let attend =
+                Attend::Prefill { bounds: &batch.bounds, cache: &mut cache.layers[layer], slots: &by_token, capacity };
+            residual = block.forward(device, residual, side, None, &batch.positions, attend, &self.config)?.0;
+        }
+        Ok(self.finish(device, residual, batch.tokens)?.0)
+    }
+
+    /// One more token for each of `b` sequences: `ids[b]` at `positions[b]` of `slots[b]`. Returns `hidden[b, c]`.
+    pub fn decode(
+        &self,
+        device: &D,
+        ids: &[u32],
+        positions: &[u32],
+        slots: &[u32],
+        cache: &mut Cache<D>,
+        adapter: Option<&Adapter<D>>,
+    ) -> Result<D::Buf<D::Act>> {
+        if let Some(position) = positions.iter().find(|p| **p as usize >= cache.capacity) {
+            return Err(Error::input("decode", format!("position {position} is past the cache's {} tokens", cache.capacity)));
+        }
+        let lengths: Vec<u32> = positions.iter().map(|position| position + 1).collect();
+        let (lengths, slots) = (device.upload(&lengths)?, device.upload(slots)?);
+        let positions = device.upload(positions)?;
+        let capacity = cache.capacity;
+        let mut residual = Residual::new(self.embedded(device, &device.upload(ids)?, ids.len())?);
+        for (layer, block) in self.blocks.iter().enumerate() {
+            let side = adapter.map(|adapter| &adapter.layers[layer]);
+            let attend = Attend::Decode { cache: &mut cache.layers[layer], slots: &slots, lengths: &lengths, capacity };
+            residual = block.forward(device, residual, side, None, &positions, attend, &self.config)?.0;
+        }
+        Ok(self.finish(device, residual, ids.len())?.0)
+    }
+}

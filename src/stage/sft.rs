@@ -1,0 +1,217 @@
+//! Reasoning-trace learning: cross-entropy on trace and answer (the paper's Eq 7), or on the answer alone (Eq 8).
+//!
+//! `repairity sft RECIPE`. In: `sft.jsonl`, or `sft.data`. Out: `sft/adapter` (PEFT), or `sft/model` with `train = "full"`.
+
+use std::path::Path;
+
+use serde_json::json;
+
+use super::train::{self, Fitted, Plan, Task};
+use super::{Files, fingerprint};
+use crate::batch::{NextTokens, Order};
+use crate::checkpoint::Storage;
+use crate::device::{Device, Dropout};
+use crate::error::{Error, Result};
+use crate::loss;
+use crate::model::lora::LoraConfig;
+use crate::model::{Adapter, Decoder, Packed, Pass};
+use crate::optim::{Hyper, LearningRate};
+use crate::prompt::{self, Example};
+use crate::recipe::{Recipe, Recompute, Train};
+use crate::record::{Conversation, read_jsonl};
+use crate::telemetry::note;
+use crate::tokenizer::Tokenizer;
+use crate::weights::{Grads, Param};
+
+/// Tokens of one forward pass in validation.
+const VALIDATION_TOKENS: usize = 4096;
+
+/// Language-model training on examples with masks: an adapter on a frozen decoder, or the whole decoder.
+pub struct Supervised<D: Device> {
+    /// The model.
+    pub decoder: Decoder<D>,
+    /// What is trained; none trains the decoder itself.
+    pub adapter: Option<Adapter<D>>,
+    /// Training data.
+    pub examples: Vec<Example>,
+    /// The examples' ids.
+    pub ids: Vec<String>,
+    /// Held-out data.
+    pub validation: Vec<Example>,
+    /// What backward computes again.
+    pub recompute: Recompute,
+    /// What the adapter's config calls its base.
+    pub base: String,
+    /// How a whole decoder is stored.
+    pub storage: Storage,
+}
+
+impl<D: Device> Task<D> for Supervised<D> {
+    fn params(&mut self) -> Vec<&mut Param<D>> {
+        match &mut self.adapter {
+            Some(adapter) => adapter.params_mut(),
+            None => self.decoder.params_mut(),
+        }
+    }
+
+    fn weight(&self, record: usize) -> f64 {
+        self.examples[record].mask.iter().skip(1).filter(|trained| **trained).count() as f64
+    }
+
+    fn tokens(&self, record: usize) -> usize {
+        self.examples[record].tokens.len()
+    }
+
+    fn id(&self, record: usize) -> String {
+        self.ids[record].clone()
+    }
+
+    fn micro(&mut self, device: &D, records: &[usize], norm: f64, dropout_key: u64, grads: &mut Grads<D>) -> Result<f64> {
+        let examples: Vec<&Example> = records.iter().map(|record| &self.examples[*record]).collect();
+        let sequences: Vec<&[u32]> = examples.iter().map(|example| example.tokens.as_slice()).collect();
+        let batch = Packed::new(device, &sequences)?;
+        let next = NextTokens::masked(examples);
+        let p = self.adapter.as_ref().map_or(0.0, |adapter| adapter.config.dropout as f32);
+        let dropout = if p > 0.0 { Some(Dropout { p, key: dropout_key }) } else { None };
+        let pass = Pass { recompute: self.recompute, dropout };
+        let (hidden, saved) = self.decoder.forward(device, &batch, self.adapter.as_ref(), pass)?;
+        let (sum, dhidden) = loss::sft::sum_and_gradient(device, &self.decoder, &hidden, &next, norm, grads)?;
+        self.decoder.backward(device, &batch, self.adapter.as_ref(), saved, &dhidden, grads, &mut |_, _| Ok(()))?;
+        Ok(sum)
+    }
+
+    fn validate(&mut self, device: &D) -> Result<Option<Vec<(&'static str, f64)>>> {
+        if self.validation.is_empty() {
+            return Ok(None);
+        }
+        let (mut sum, mut count) = (0.0, 0);
+        for chunk in by_tokens(&self.validation, VALIDATION_TOKENS) {
+            let sequences: Vec<&[u32]> = chunk.iter().map(|example| example.tokens.as_slice()).collect();
+            let batch = Packed::new(device, &sequences)?;
+            let next = NextTokens::masked(chunk);
+            let hidden = self.decoder.infer(device, &batch, self.adapter.as_ref())?;
+            sum += loss::sft::sum(device, &self.decoder, &hidden, &next)?;
+            count += next.rows.len();
+        }
+        Ok(Some(vec![("validation_loss", sum / count as f64)]))
+    }
+
+    fn save(&self, device: &D, folder: &Path) -> Result<()> {
+        match &self.adapter {
+            Some(adapter) => adapter.save(device, folder, &self.base, None),
+            None => self.decoder.save(device, folder, self.storage, Vec::new()),
+        }
+    }
+}
+
+/// Consecutive examples of at most this many tokens together, and at least one each.
+fn by_tokens(examples: &[Example], limit: usize) -> Vec<&[Example]> {
+    let mut chunks = Vec::new();
+    let (mut start, mut tokens) = (0, 0);
+    for (i, example) in examples.iter().enumerate() {
+        if i > start && tokens + example.tokens.len() > limit {
+            chunks.push(&examples[start..i]);
+            (start, tokens) = (i, 0);
+        }
+        tokens += example.tokens.len();
+    }
+    chunks.push(&examples[start..]);
+    chunks
+}
+
+/// The recipe's adapter shape.
+pub fn lora_config(recipe: &Recipe) -> LoraConfig {
+    let lora = &recipe.lora;
+    let targets = lora.targets.iter().filter_map(|name| crate::model::lora::Target::parse(name)).collect();
+    LoraConfig { rank: lora.rank, alpha: lora.alpha, dropout: lora.dropout, targets }
+}
+
+/// Conversations as examples with their ids; those longer than `max_tokens` or without anything to train on are counted and
+/// left out.
+fn examples(tokenizer: &Tokenizer, path: &Path, max_tokens: usize) -> Result<(Vec<Example>, Vec<String>)> {
+    let conversations: Vec<Conversation> = read_jsonl(path)?;
+    let (mut examples, mut ids, mut left_out) = (Vec::new(), Vec::new(), 0);
+    for (line, conversation) in conversations.into_iter().enumerate() {
+        match prompt::conversation(tokenizer, &conversation.messages, usize::MAX)? {
+            Some(example) if example.tokens.len() <= max_tokens => {
+                examples.push(example);
+                ids.push(if conversation.id.is_empty() { format!("line {}", line + 1) } else { conversation.id });
+            }
+            _ => left_out += 1,
+        }
+    }
+    if left_out > 0 {
+        note(&format!("sft: {left_out} of {} records are longer than {max_tokens} tokens and left out", left_out + ids.len()));
+    }
+    Ok((examples, ids))
+}
+
+/// Runs the stage.
+pub fn run<D: Device>(device: &D, recipe: &Recipe) -> Result<Fitted> {
+    let (files, sft) = (Files::of(recipe), &recipe.sft);
+    let tokenizer = Tokenizer::load(&recipe.policy.model)?;
+    let data = sft.data.clone().unwrap_or_else(|| files.sft());
+    let (examples, ids) = self::examples(&tokenizer, &data, sft.max_tokens)?;
+    if examples.is_empty() {
+        return Err(Error::input(data.display(), "no record to train on"));
+    }
+    let held_out = files.sft_validation();
+    let validation = match sft.validate && sft.data.is_none() && held_out.exists() {
+        true => self::examples(&tokenizer, &held_out, sft.max_tokens)?.0,
+        false => Vec::new(),
+    };
+    let decoder = Decoder::load(device, &recipe.policy.model)?;
+    check_vocabulary(&tokenizer, decoder.config.vocab, &recipe.policy.model)?;
+    let adapter = match (sft.train, &sft.adapter) {
+        (Train::Full, _) => None,
+        (Train::Lora, Some(folder)) => Some(Adapter::load(device, &decoder.config, folder)?),
+        (Train::Lora, None) => Some(Adapter::new(device, lora_config(recipe), &decoder.config, recipe.seed)?),
+    };
+    let order = Order {
+        count: examples.len(),
+        per_micro: sft.sequences_per_device,
+        accumulation: sft.accumulation,
+        epochs: sft.epochs,
+        seed: recipe.seed,
+        shuffle: sft.shuffle,
+    };
+    let result = files.sft_result(sft.train);
+    let plan = Plan {
+        name: "sft",
+        rate: LearningRate::new(sft.schedule, sft.learning_rate, sft.warmup_ratio, order.steps()),
+        order,
+        hyper: Hyper {
+            beta1: sft.beta1,
+            beta2: sft.beta2,
+            eps: sft.eps,
+            weight_decay: sft.weight_decay,
+            max_grad_norm: sft.max_grad_norm,
+        },
+        checkpoint_every: sft.checkpoint_every,
+        patience: sft.patience,
+        seed: recipe.seed,
+        result: result.clone(),
+        folder: files.out.join("sft"),
+        metrics: files.metrics(),
+        identity: fingerprint(&json!({"seed": recipe.seed, "sft": sft, "lora": recipe.lora, "policy": recipe.policy}), &examples),
+    };
+    let base = recipe.policy.model.display().to_string();
+    let recompute = sft.recompute;
+    let mut task = Supervised { decoder, adapter, examples, ids, validation, recompute, base, storage: Storage::F32 };
+    let fitted = train::fit(device, &mut task, &plan)?;
+    if sft.train == Train::Full {
+        tokenizer.copy_to(&result)?;
+    }
+    note(&format!("sft: {} steps, wrote {}", fitted.steps, result.display()));
+    Ok(fitted)
+}
+
+/// A tokenizer with more ids than the embedding has rows belongs to another model.
+pub fn check_vocabulary(tokenizer: &Tokenizer, vocab: usize, model: &Path) -> Result<()> {
+    let size = tokenizer.vocab_size();
+    if size > vocab {
+        let what = format!("the tokenizer has {size} ids, but the embedding only {vocab} rows");
+        return Err(Error::input(model.display(), what));
+    }
+    Ok(())
+}
