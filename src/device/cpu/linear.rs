@@ -1,0 +1,238 @@
+//! Linear maps with low-rank branches.
+
+use rayon::prelude::*;
+
+use super::matmul::{Mat, Out, matmul};
+use super::memory::Buf;
+use super::{Cpu, Float, parallel};
+use crate::device::{Branch, Dropout, extent};
+use crate::error::{Error, Result};
+use crate::rng;
+
+/// Tokens that a branch takes at a time: with dropout, so many rows of its input exist as a copy.
+const TOKENS: usize = 64;
+
+fn check<F: Float>(
+    op: &str,
+    x: &Buf<F>,
+    w: &Buf<F>,
+    z: &[Buf<F>],
+    branches: &[Branch<'_, Cpu<F>>],
+    (t, n, k): (usize, usize, usize),
+) -> Result<()> {
+    extent::<Cpu<F>, F>(&format!("{op}: x"), x, t * k)?;
+    extent::<Cpu<F>, F>(&format!("{op}: w"), w, n * k)?;
+    if z.len() != branches.len() {
+        return Err(Error::Extent { what: format!("{op}: z"), want: branches.len(), got: z.len() });
+    }
+    for (i, (branch, z)) in branches.iter().zip(z).enumerate() {
+        extent::<Cpu<F>, F>(&format!("{op}: branches[{i}].a"), branch.a, branch.r * k)?;
+        extent::<Cpu<F>, F>(&format!("{op}: branches[{i}].b"), branch.b, branch.n * branch.r)?;
+        extent::<Cpu<F>, F>(&format!("{op}: z[{i}]"), z, t * branch.r)?;
+        if branch.column + branch.n > n {
+            return Err(Error::Extent { what: format!("{op}: branches[{i}].column"), want: n, got: branch.column + branch.n });
+        }
+    }
+    Ok(())
+}
+
+/// What elements `first..` of the input of branch `stream` are multiplied by: 0 or `1 / (1 - p)`.
+fn fill_mask<F: Float>(mask: &mut [F], first: usize, dropout: Dropout, stream: u32) {
+    let keep = F::of(1.0 / (1.0 - f64::from(dropout.p)));
+    let mut block = usize::MAX;
+    let mut words = [0; 4];
+    for (e, m) in (first..).zip(mask) {
+        if e / 4 != block {
+            block = e / 4;
+            words = rng::philox([block as u32, 0, stream, 0], dropout.key);
+        }
+        *m = if rng::unit(words[e % 4]) < dropout.p { F::ZERO } else { keep };
+    }
+}
+
+/// `x * mask`, row blocks over threads; the mask goes into `mask`.
+fn drop_rows<F: Float>(dropped: &mut [F], mask: &mut [F], x: &[F], first: usize, k: usize, dropout: Dropout, stream: u32) {
+    parallel::rows2((dropped, k), (mask, k), |row, dropped, mask| {
+        fill_mask(mask, (first + row) * k, dropout, stream);
+        for ((d, &m), &x) in dropped.iter_mut().zip(&mask[..]).zip(&x[row * k..]) {
+            *d = x * m;
+        }
+    });
+}
+
+pub(super) fn lora_linear_fwd<F: Float>(
+    out: &mut Buf<F>,
+    z: &mut [Buf<F>],
+    x: &Buf<F>,
+    w: &Buf<F>,
+    bias: Option<&Buf<F>>,
+    branches: &[Branch<'_, Cpu<F>>],
+    dropout: Option<Dropout>,
+    (t, n, k): (usize, usize, usize),
+) -> Result<()> {
+    check("lora_linear_fwd", x, w, z, branches, (t, n, k))?;
+    extent::<Cpu<F>, F>("lora_linear_fwd: out", out, t * n)?;
+    if let Some(bias) = bias {
+        extent::<Cpu<F>, F>("lora_linear_fwd: bias", bias, n)?;
+        parallel::rows(out, n, |_, out| out.chunks_exact_mut(n.max(1)).for_each(|row| row.copy_from_slice(bias)));
+    }
+    let product = Out { data: out, stride: n, add: bias.is_some() };
+    matmul(product, F::ONE, Mat::new(x, k), Mat::new(w, k).t(), (t, n, k), true);
+
+    let dropout = dropout.filter(|d| d.p > 0.0);
+    for (branch, z) in branches.iter().zip(z) {
+        let Branch { r, column, .. } = *branch;
+        let task = |i: usize, out: &mut [F], z: &mut [F]| {
+            let (first, rows) = (i * TOKENS, z.len() / r);
+            let mut copy;
+            let mut input = &x[first * k..][..rows * k];
+            if let Some(dropout) = dropout {
+                copy = vec![F::ZERO; rows * k];
+                fill_mask(&mut copy, first * k, dropout, branch.stream);
+                copy.iter_mut().zip(input).for_each(|(m, &x)| *m *= x);
+                input = &copy;
+            }
+            let product = Out { data: z, stride: r, add: false };
+            matmul(product, F::ONE, Mat::new(input, k), Mat::new(branch.a, k).t(), (rows, r, k), false);
+            let product = Out { data: &mut out[column..], stride: n, add: true };
+            let b = Mat::new(branch.b, r).t();
+            matmul(product, F::of(f64::from(branch.scale)), Mat::new(z, r), b, (rows, branch.n, r), false);
+        };
+        if t <= TOKENS {
+            if t * r * n > 0 {
+                task(0, out, z);
+            }
+        } else if r * n > 0 {
+            let tasks = out.par_chunks_mut(TOKENS * n).zip(z.par_chunks_mut(TOKENS * r)).enumerate();
+            tasks.for_each(|(i, (out, z))| task(i, out, z));
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn lora_linear_bwd<F: Float>(
+    mut dx: Option<(&mut Buf<F>, bool)>,
+    dbranches: &mut [&mut Buf<F>],
+    dout: &Buf<F>,
+    z: &[Buf<F>],
+    x: &Buf<F>,
+    w: &Buf<F>,
+    branches: &[Branch<'_, Cpu<F>>],
+    dropout: Option<Dropout>,
+    (t, n, k): (usize, usize, usize),
+) -> Result<()> {
+    check("lora_linear_bwd", x, w, z, branches, (t, n, k))?;
+    extent::<Cpu<F>, F>("lora_linear_bwd: dout", dout, t * n)?;
+    if !dbranches.is_empty() {
+        if dbranches.len() != 2 * branches.len() {
+            let (want, got) = (2 * branches.len(), dbranches.len());
+            return Err(Error::Extent { what: "lora_linear_bwd: dbranches".into(), want, got });
+        }
+        for (i, branch) in branches.iter().enumerate() {
+            extent::<Cpu<F>, F>(&format!("lora_linear_bwd: dbranches[{}]", 2 * i), dbranches[2 * i], branch.r * k)?;
+            extent::<Cpu<F>, F>(
+                &format!("lora_linear_bwd: dbranches[{}]", 2 * i + 1),
+                dbranches[2 * i + 1],
+                branch.n * branch.r,
+            )?;
+        }
+    }
+    if let Some((dx, accumulate)) = &mut dx {
+        extent::<Cpu<F>, F>("lora_linear_bwd: dx", dx, t * k)?;
+        let product = Out { data: dx, stride: k, add: *accumulate };
+        matmul(product, F::ONE, Mat::new(dout, n), Mat::new(w, k), (t, k, n), true);
+    }
+    if t == 0 || n == 0 || k == 0 {
+        return Ok(());
+    }
+    let mut dx = dx.map(|(dx, _)| &mut dx[..]);
+    for (i, branch) in branches.iter().enumerate().filter(|(_, branch)| branch.n * branch.r > 0) {
+        let (r, scale) = (branch.r, F::of(f64::from(branch.scale)));
+        let dout = Mat::new(&dout[branch.column..], n);
+        let mut dz = vec![F::ZERO; t * r];
+        let product = Out { data: &mut dz, stride: r, add: false };
+        matmul(product, scale, dout, Mat::new(branch.b, r), (t, r, branch.n), true);
+        let mut da = None;
+        if !dbranches.is_empty() {
+            let product = Out { data: &mut dbranches[2 * i + 1][..], stride: r, add: true };
+            matmul(product, scale, dout.t(), Mat::new(&z[i], r), (branch.n, r, t), true);
+            da = Some(&mut dbranches[2 * i][..]);
+        }
+        match dropout.filter(|d| d.p > 0.0) {
+            None => branch_bwd(dx.as_deref_mut(), da, &dz, x, branch, (t, k)),
+            Some(dropout) => dropped_branch_bwd(dx.as_deref_mut(), da, &dz, x, branch, dropout, k),
+        }
+    }
+    Ok(())
+}
+
+/// `dx += dz a` and `da += dz^T x`.
+fn branch_bwd<F: Float>(
+    dx: Option<&mut [F]>,
+    da: Option<&mut [F]>,
+    dz: &[F],
+    x: &[F],
+    branch: &Branch<'_, Cpu<F>>,
+    (t, k): (usize, usize),
+) {
+    let r = branch.r;
+    if let Some(dx) = dx {
+        matmul(Out { data: dx, stride: k, add: true }, F::ONE, Mat::new(dz, r), Mat::new(branch.a, k), (t, k, r), true);
+    }
+    if let Some(da) = da {
+        matmul(Out { data: da, stride: k, add: true }, F::ONE, Mat::new(dz, r).t(), Mat::new(x, k), (r, k, t), true);
+    }
+}
+
+/// [`branch_bwd`] where the branch read `drop(x)`: some tokens at a time, so that neither mask nor dropped input is ever whole.
+fn dropped_branch_bwd<F: Float>(
+    mut dx: Option<&mut [F]>,
+    mut da: Option<&mut [F]>,
+    dz: &[F],
+    x: &[F],
+    branch: &Branch<'_, Cpu<F>>,
+    dropout: Dropout,
+    k: usize,
+) {
+    let r = branch.r;
+    let (mut mask, mut scratch) = (vec![F::ZERO; 4 * TOKENS * k], vec![F::ZERO; 4 * TOKENS * k]);
+    for (i, dz) in dz.chunks(4 * TOKENS * r).enumerate() {
+        let (first, rows) = (i * 4 * TOKENS, dz.len() / r);
+        let (mask, scratch) = (&mut mask[..rows * k], &mut scratch[..rows * k]);
+        drop_rows(scratch, mask, &x[first * k..][..rows * k], first, k, dropout, branch.stream);
+        if let Some(da) = da.as_deref_mut() {
+            let product = Out { data: da, stride: k, add: true };
+            matmul(product, F::ONE, Mat::new(dz, r).t(), Mat::new(scratch, k), (r, k, rows), true);
+        }
+        if let Some(dx) = dx.as_deref_mut() {
+            let product = Out { data: scratch, stride: k, add: false };
+            matmul(product, F::ONE, Mat::new(dz, r), Mat::new(branch.a, k), (rows, k, r), true);
+            let (mask, scratch) = (&*mask, &*scratch);
+            parallel::rows(&mut dx[first * k..][..rows * k], k, |row, dx| {
+                for ((dx, &m), &s) in dx.iter_mut().zip(&mask[row * k..]).zip(&scratch[row * k..]) {
+                    *dx += m * s;
+                }
+            });
+        }
+    }
+}
+
+pub(super) fn linear_dweight<F: Float>(
+    dw: &mut Buf<F>,
+    dbias: Option<&mut Buf<F>>,
+    dout: &Buf<F>,
+    x: &Buf<F>,
+    (t, n, k): (usize, usize, usize),
+) -> Result<()> {
+    extent::<Cpu<F>, F>("linear_dweight: dw", dw, n * k)?;
+    extent::<Cpu<F>, F>("linear_dweight: dout", dout, t * n)?;
+    extent::<Cpu<F>, F>("linear_dweight: x", x, t * k)?;
+    if let Some(dbias) = &dbias {
+        extent::<Cpu<F>, F>("linear_dweight: dbias", dbias, n)?;
+    }
+    matmul(Out { data: dw, stride: k, add: true }, F::ONE, Mat::new(dout, n).t(), Mat::new(x, k), (n, k, t), true);
+    if let Some(dbias) = dbias {
+        parallel::add_columns(dbias, dout, |_, _, d| d);
+    }
+    Ok(())
+}
