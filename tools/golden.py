@@ -17,7 +17,7 @@ A folder holds one fixture, and its `expected.json` says which by `kind`:
 
     decoder    a checkpoint; log-probabilities, entropies, loss, every gradient; maybe training and greedy generation
     adapter    a PEFT adapter for the checkpoint that `model` points to; the same for the adapter's tensors, and training
-    reward     a sequence classifier; scores, Bradley-Terry loss, every gradient
+    reward     a sequence classifier, or a PEFT adapter and head for one; scores, Bradley-Terry loss, every gradient
 
 `expected.safetensors` holds the arrays: `logprobs` and `entropy` (one per token after the first of each sequence),
 `scores`, and `grad.NAME` for each tensor NAME of the checkpoint. `ppo.json` and `schedules.json` stand beside the folders.
@@ -118,14 +118,19 @@ def load(folder, auto=transformers.AutoModelForCausalLM):
     return auto.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
 
 
-def load_adapter(folder, adapter):
+def load_adapter(folder, adapter, auto=transformers.AutoModelForCausalLM):
     """The checkpoint in `folder` under the PEFT adapter in `adapter`, ready for training."""
-    return peft.PeftModel.from_pretrained(load(folder), adapter, is_trainable=True).eval()
+    return peft.PeftModel.from_pretrained(load(folder, auto), adapter, is_trainable=True).eval()
+
+
+def file_name(name):
+    """A parameter's name in the file that holds it: PEFT leaves out the adapter's name and its own wrapper's."""
+    return name.replace(".modules_to_save.", ".").replace(".default.", ".")
 
 
 def trained_parameters(model):
     """Trained parameters by their names in the file that holds them."""
-    named = ((name.replace(".default.", "."), param) for name, param in model.named_parameters())
+    named = ((file_name(name), param) for name, param in model.named_parameters())
     return {name: param for name, param in named if param.requires_grad}
 
 
@@ -319,22 +324,26 @@ def save_adapter(model, base, folder):
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
-def adapter(out, name, base, seed, rank, alpha, targets, lengths):
-    """A LoRA adapter away from its zero start, its expected values, and the adapter after ten steps."""
-    folder = out / name
-    config = peft.LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules=targets, task_type="CAUSAL_LM")
-    model = peft.get_peft_model(load(out / base), config)
+def random_adapter(model, config, seed):
+    """A PEFT model whose adapter (and head, where it trains one) is away from its zero start."""
+    model = peft.get_peft_model(model, config)
     generator = torch.Generator().manual_seed(seed)
-    for key, param in trained_parameters(model).items():
-        scale = 0.1 if "lora_B" in key else 1.0 / math.sqrt(param.shape[-1])
+    for name, param in trained_parameters(model).items():
+        scale = 0.1 if "lora_B" in name else 1.0 / math.sqrt(param.shape[-1])
         param.data.copy_(scale * torch.randn(param.shape, generator=generator))
-    relative = f"../../{base}"
-    save_adapter(model, relative, folder / "adapter")
+    return model
+
+
+def adapter(out, name, base, seed, rank, alpha, targets, lengths):
+    """A LoRA adapter, its expected values, and the adapter after ten steps."""
+    folder, relative = out / name, f"../../{base}"
+    config = peft.LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules=targets, task_type="CAUSAL_LM")
+    save_adapter(random_adapter(load(out / base), config, seed), relative, folder / "adapter")
 
     def start():
         return load_adapter(out / base, folder / "adapter")
 
-    batch = Batch(lengths, model.config.vocab_size, seed)
+    batch = Batch(lengths, SHAPE["vocab_size"], seed)
     result = language(in_double(start()), batch)
     distances = distance(result, language(start(), batch))
     model = in_double(start())
@@ -345,16 +354,32 @@ def adapter(out, name, base, seed, rank, alpha, targets, lengths):
     write_expected(folder, "adapter", f"../{base}", seed, result, fields, distances)
 
 
+def write_reward(folder, base, start, seed, lengths, labels, fields):
+    """The expected values of a reward model, which `start` loads."""
+    batch = Batch(lengths, SHAPE["vocab_size"], seed)
+    result = classifier(in_double(start()), batch, labels)
+    distances = distance(result, classifier(start(), batch, labels))
+    fields = fields | {"lengths": batch.lengths, "tokens": batch.tokens, "labels": labels}
+    write_expected(folder, "reward", base, seed, result, fields, distances)
+
+
 def reward(out, name, model, seed, lengths, labels):
     """A reward model and its expected values."""
-    folder = out / name
+    folder, auto = out / name, transformers.AutoModelForSequenceClassification
     randomise(model, seed).save_pretrained(folder)
-    batch = Batch(lengths, model.config.vocab_size, seed)
-    auto = transformers.AutoModelForSequenceClassification
-    result = classifier(in_double(load(folder, auto)), batch, labels)
-    distances = distance(result, classifier(load(folder, auto), batch, labels))
-    fields = {"lengths": batch.lengths, "tokens": batch.tokens, "labels": labels}
-    write_expected(folder, "reward", ".", seed, result, fields, distances)
+    write_reward(folder, ".", lambda: load(folder, auto), seed, lengths, labels, {})
+
+
+def reward_adapter(out, name, base, seed, lengths, labels):
+    """A PEFT adapter with a head of its own on a reward model, and its expected values."""
+    folder, auto = out / name, transformers.AutoModelForSequenceClassification
+    config = peft.LoraConfig(r=4, lora_alpha=8, lora_dropout=0.0, target_modules=ATTENTION, task_type="SEQ_CLS")
+    save_adapter(random_adapter(load(out / base, auto), config, seed), f"../../{base}", folder / "adapter")
+
+    def start():
+        return load_adapter(out / base, folder / "adapter", auto)
+
+    write_reward(folder, f"../{base}", start, seed, lengths, labels, {"adapter": "adapter"})
 
 
 # ---- PPO and schedules ----
@@ -383,6 +408,7 @@ def clip_case(logprob, old, advantage, clip):
     x.requires_grad_()
     log_ratio = x - old
     ratio = log_ratio.clamp(-20.0, 20.0).exp()
+    assert min((ratio - corner).abs().min() for corner in (1 - clip, 1 + clip)) > 1e-4
     plain, clipped = ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage
     loss = -torch.minimum(plain, clipped)
     (gradient,) = torch.autograd.grad(loss.sum(), x)
@@ -403,6 +429,8 @@ def value_case(random, clip, count):
     value = (old + torch.tensor(random.normal(scale=2 * clip, size=count))).requires_grad_()
     plain = (value - returns) ** 2
     clipped = (old + (value - old).clamp(-clip, clip) - returns) ** 2
+    assert ((value - old).abs() - clip).abs().min() > 1e-3
+    assert (plain - clipped)[(value - old).abs() > clip].abs().min() > 1e-3
     loss = 0.5 * torch.maximum(plain, clipped)
     (gradient,) = torch.autograd.grad(loss.sum(), value)
     sums = {"loss": loss.sum().item(), "clipped": (clipped > plain).sum().item()}
@@ -445,7 +473,7 @@ def ppo(path):
     random = numpy.random.default_rng(5)
     old = -random.exponential(size=24)
     # Ratios inside, above and below the band with either sign of advantage, a ratio of exactly 1, no advantage, and both clamps.
-    shift = numpy.concatenate([random.normal(scale=0.3, size=18), [0.0, 0.1, 0.5, -0.5, 25.0, -25.0]])
+    shift = numpy.concatenate([random.normal(scale=0.3, size=18), [0.0, 0.1, 0.5, -0.5, 25.0, -22.0]])
     advantage = random.normal(size=24)
     advantage[19] = 0.0
     cases = {
@@ -486,7 +514,7 @@ def main():
     torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    names = ["qwen2", "qwen2-tied", "llama", "llama-head-dim", "lora-attention", "lora-all", "reward"]
+    names = ["qwen2", "qwen2-tied", "llama", "llama-head-dim", "lora-attention", "lora-all", "reward", "reward-lora"]
     for name in names:
         shutil.rmtree(out / name, ignore_errors=True)
     out.mkdir(parents=True, exist_ok=True)
@@ -512,6 +540,7 @@ def main():
 
     model = transformers.LlamaForSequenceClassification(transformers.LlamaConfig(**LLAMA, num_labels=1))
     reward(out, "reward", model, seed + 7, [3, 9, 20, 1, 12, 31, 2, 17], [1.0, 0.5, 0.0, 0.75])
+    reward_adapter(out, "reward-lora", "reward", seed + 8, [14, 1, 6, 22], [0.0, 1.0])
 
     ppo(out / "ppo.json")
     schedules(out / "schedules.json")
