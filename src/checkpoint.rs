@@ -146,7 +146,9 @@ impl Tensors {
             Dtype::F32 => out.extend(bytes.chunks_exact(4).map(|b| T::of(f32::from_le_bytes([b[0], b[1], b[2], b[3]]).f64()))),
             Dtype::BF16 => out.extend(bytes.chunks_exact(2).map(|b| T::of(half::bf16::from_le_bytes([b[0], b[1]]).to_f64()))),
             Dtype::F16 => out.extend(bytes.chunks_exact(2).map(|b| T::of(half::f16::from_le_bytes([b[0], b[1]]).to_f64()))),
-            Dtype::F64 => out.extend(bytes.chunks_exact(8).map(|b| T::of(f64::from_le_bytes(b.try_into().expect("eight bytes"))))),
+            Dtype::F64 => {
+                out.extend(bytes.chunks_exact(8).map(|b| T::of(f64::from_le_bytes(b.try_into().expect("eight bytes")))))
+            }
             other => return Err(Error::input(at(), format!("type F32, BF16, F16 or F64 expected, {other:?} found"))),
         }
         match out[start..].iter().position(|x| !x.f64().is_finite()) {
@@ -203,4 +205,3 @@ pub fn write_json(path: &Path, value: &Value) -> Result<()> {
     text.push('\n');
     write_atomic(path, text.as_bytes())
 }
-

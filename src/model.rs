@@ -78,12 +78,20 @@ pub struct Decoder<D: Device> {
 }
 
 impl<D: Device> Decoder<D> {
-    /// Reads `config.json` and the tensors of a folder.
+    /// Reads `config.json` and the tensors of a folder, with the language-model head unless it is a classifier's.
     pub fn load(device: &D, folder: &Path) -> Result<Self> {
         let config = Config::load(folder)?;
-        let tensors = Tensors::open_folder(folder)?;
-        // A model inside a classifier has no language-model head.
         let with_head = !config.classifier;
+        Self::read(device, folder, config, with_head)
+    }
+
+    /// The same without the language-model head: what a scalar head goes on.
+    pub fn load_body(device: &D, folder: &Path) -> Result<Self> {
+        Self::read(device, folder, Config::load(folder)?, false)
+    }
+
+    fn read(device: &D, folder: &Path, config: Config, with_head: bool) -> Result<Self> {
+        let tensors = Tensors::open_folder(folder)?;
         Self::build(device, config, with_head, &mut |parts| {
             let mut values: Vec<f32> = Vec::with_capacity(parts.iter().map(Part::elements).sum());
             for part in parts {
@@ -287,8 +295,7 @@ impl<D: Device> Decoder<D> {
         let mut residual = Residual::new(self.embedded(device, &batch.ids, batch.tokens)?);
         for (layer, block) in self.blocks.iter().enumerate() {
             let side = adapter.map(|adapter| &adapter.layers[layer]);
-            let attend =
-                Attend::Prefill { bounds: &batch.bounds, cache: &mut cache.layers[layer], slots: &by_token, capacity };
+            let attend = Attend::Prefill { bounds: &batch.bounds, cache: &mut cache.layers[layer], slots: &by_token, capacity };
             residual = block.forward(device, residual, side, None, &batch.positions, attend, &self.config)?.0;
         }
         Ok(self.finish(device, residual, batch.tokens)?.0)

@@ -1,1 +1,142 @@
-//! The stages of the method, one file each.
+//! The stages of the method, one file each. A stage reads files of the run folder and writes files of it; which stages run, and
+//! which are done already, is left to [`crate::run`].
+
+
+
+pub mod reward;
+pub mod sft;
+pub mod train;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use crate::error::{Error, Result};
+use crate::prompt::{Example, P_TRACE};
+use crate::recipe::{Recipe, Train};
+
+/// Where a run's files are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Files {
+    /// The run folder.
+    pub out: PathBuf,
+}
+
+impl Files {
+    /// Those of a recipe.
+    pub fn of(recipe: &Recipe) -> Files {
+        Files { out: recipe.out.clone() }
+    }
+
+    /// The vetted problems with their split.
+    pub fn problems(&self) -> PathBuf {
+        self.out.join("problems.jsonl")
+    }
+
+    /// Problems that vetting dropped, with the reason.
+    pub fn dropped(&self) -> PathBuf {
+        self.out.join("dropped.jsonl")
+    }
+
+    /// What the teacher wrote.
+    pub fn traces(&self) -> PathBuf {
+        self.out.join("traces.jsonl")
+    }
+
+    /// Every answer of the teacher, stored on arrival.
+    pub fn journal(&self) -> PathBuf {
+        self.out.join("teacher.jsonl")
+    }
+
+    /// The conversations that SFT trains on.
+    pub fn sft(&self) -> PathBuf {
+        self.out.join("sft.jsonl")
+    }
+
+    /// Conversations of validation problems.
+    pub fn sft_validation(&self) -> PathBuf {
+        self.out.join("sft.validation.jsonl")
+    }
+
+    /// The SFT model: an adapter, or a whole model.
+    pub fn sft_result(&self, train: Train) -> PathBuf {
+        self.out.join("sft").join(match train {
+            Train::Lora => "adapter",
+            Train::Full => "model",
+        })
+    }
+
+    /// The student's answers on the validation problems.
+    pub fn candidates(&self) -> PathBuf {
+        self.out.join("candidates.jsonl")
+    }
+
+    /// Labelled pairs of them.
+    pub fn preferences(&self) -> PathBuf {
+        self.out.join("preferences.jsonl")
+    }
+
+    /// How judging went.
+    pub fn judging(&self) -> PathBuf {
+        self.out.join("judging.json")
+    }
+
+    /// The reward model.
+    pub fn reward_model(&self) -> PathBuf {
+        self.out.join("reward").join("model")
+    }
+
+    /// PPO's policy.
+    pub fn ppo_adapter(&self) -> PathBuf {
+        self.out.join("ppo").join("adapter")
+    }
+
+    /// A model's answers on the evaluated split.
+    pub fn evaluation(&self, model: &str) -> PathBuf {
+        self.out.join("evaluation").join(format!("{model}.jsonl"))
+    }
+
+    /// The metrics of the evaluation.
+    pub fn summary(&self) -> PathBuf {
+        self.out.join("evaluation").join("summary.json")
+    }
+
+    /// The report.
+    pub fn report(&self) -> PathBuf {
+        self.out.join("report.md")
+    }
+
+    /// Step metrics of every stage.
+    pub fn metrics(&self) -> PathBuf {
+        self.out.join("metrics.jsonl")
+    }
+}
+
+/// What a checkpoint must agree with: a hash of settings and of the tokens trained on.
+fn fingerprint<'a>(settings: &Value, examples: impl IntoIterator<Item = &'a Example>) -> String {
+    let mut hash = Sha256::new();
+    hash.update(settings.to_string());
+    for example in examples {
+        hash.update(bytemuck::cast_slice::<u32, u8>(&example.tokens));
+        hash.update([0xff; 4]);
+    }
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The recipe's instruction, or the paper's.
+pub fn instruction(recipe: &Recipe) -> &str {
+    recipe.prompt.instruction.as_deref().unwrap_or(P_TRACE)
+}
+
+/// Copies what belongs to a tokenizer beside a model that was trained from `from`.
+fn copy_tokenizer(from: &Path, to: &Path) -> Result<()> {
+    let names =
+        ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "generation_config.json"];
+    for name in names.iter().filter(|name| from.join(name).exists()) {
+        let target = to.join(name);
+        fs::copy(from.join(name), &target).map_err(|e| Error::io(target, e))?;
+    }
+    Ok(())
+}

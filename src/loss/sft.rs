@@ -3,8 +3,8 @@
 use crate::batch::NextTokens;
 use crate::device::{Device, Real};
 use crate::error::Result;
-use crate::model::head::LogProbs;
 use crate::model::Decoder;
+use crate::model::head::LogProbs;
 use crate::weights::Grads;
 
 /// Sum of `-log P(target)` over the tokens.

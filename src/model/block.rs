@@ -174,11 +174,7 @@ impl<D: Device> Linear<'_, D> {
 }
 
 impl<D: Device> Block<D> {
-    pub(super) fn build(
-        config: &Config,
-        layer: usize,
-        param: &mut dyn FnMut(Vec<Part>) -> Result<Param<D>>,
-    ) -> Result<Self> {
+    pub(super) fn build(config: &Config, layer: usize, param: &mut dyn FnMut(Vec<Part>) -> Result<Param<D>>) -> Result<Self> {
         let (c, f, heads) = (config.hidden, config.intermediate, config.heads);
         let (q, kv) = (heads.q_width(), heads.kv_width());
         let at = |name: &str| format!("model.layers.{layer}.{name}");
@@ -330,8 +326,7 @@ impl<D: Device> Block<D> {
             (None, _) => {
                 let residual = Residual { x: saved.x.clone(), delta: None };
                 let attend = Attend::Packed { bounds: &batch.bounds };
-                let (attention, x, delta) =
-                    self.attention(device, residual, &qkv, &o, &batch.positions, attend, config, t)?;
+                let (attention, x, delta) = self.attention(device, residual, &qkv, &o, &batch.positions, attend, config, t)?;
                 let (mlp, x2, _) = self.mlp(device, Residual { x, delta: Some(delta) }, &gate_up, &down, config, t)?;
                 (attention, x2, mlp)
             }
@@ -347,16 +342,7 @@ impl<D: Device> Block<D> {
 
         let dout = always(o.backward(device, dresidual, &attention.out, &attention.z_o, grads, true, t)?);
         let mut dqkv = device.zeros(t * heads.qkv_width())?;
-        device.attention_bwd(
-            &mut dqkv,
-            &dout,
-            &attention.out,
-            &attention.lse,
-            &attention.qkv,
-            &batch.bounds,
-            heads,
-            t,
-        )?;
+        device.attention_bwd(&mut dqkv, &dout, &attention.out, &attention.lse, &attention.qkv, &batch.bounds, heads, t)?;
         device.rope(&mut dqkv, &batch.positions, heads, config.rope_theta, true)?;
         let below = below || self.attention_norm.slot.is_some();
         if let Some(dh) = qkv.backward(device, &dqkv, &attention.h, &attention.z_qkv, grads, below, t)? {

@@ -81,8 +81,7 @@ impl<D: Device> LogProbs<D> {
         let (rows, targets) = (device.upload(rows)?, device.upload(targets)?);
         let mut x = device.zeros(extents.0 * c)?;
         device.gather_rows(&mut x, hidden, &rows, c)?;
-        let (mut logprob, mut lse, mut entropy) =
-            (device.zeros(extents.0)?, device.zeros(extents.0)?, device.zeros(extents.0)?);
+        let (mut logprob, mut lse, mut entropy) = (device.zeros(extents.0)?, device.zeros(extents.0)?, device.zeros(extents.0)?);
         let head = &decoder.head().value;
         device.linear_logprob_fwd(&mut logprob, &mut lse, &mut entropy, &x, head, &targets, scale, extents)?;
         Ok(LogProbs { logprob, entropy, lse, x, rows, targets, scale, tokens: D::len(hidden) / c })

@@ -7,7 +7,7 @@ use std::path::Path;
 use serde_json::json;
 
 use super::train::{self, Fitted, Plan, Task};
-use super::{Files, fingerprint};
+use super::{Files, copy_tokenizer, fingerprint};
 use crate::batch::{NextTokens, Order};
 use crate::checkpoint::Storage;
 use crate::device::{Device, Dropout};
@@ -200,7 +200,7 @@ pub fn run<D: Device>(device: &D, recipe: &Recipe) -> Result<Fitted> {
     let mut task = Supervised { decoder, adapter, examples, ids, validation, recompute, base, storage: Storage::F32 };
     let fitted = train::fit(device, &mut task, &plan)?;
     if sft.train == Train::Full {
-        tokenizer.copy_to(&result)?;
+        copy_tokenizer(&recipe.policy.model, &result)?;
     }
     note(&format!("sft: {} steps, wrote {}", fitted.steps, result.display()));
     Ok(fitted)

@@ -92,13 +92,8 @@ pub fn fit<D: Device>(device: &D, task: &mut dyn Task<D>, plan: &Plan) -> Result
         note(&format!("{}: going on from step {} of {}", plan.name, state.step, order.steps()));
     }
     let mut metrics = Metrics::open(&plan.metrics, plan.name, resumed.as_ref().map(|state| state.metrics))?;
-    let mut state = resumed.unwrap_or_else(|| State {
-        identity: plan.identity.clone(),
-        step: 0,
-        metrics: 0,
-        best: None,
-        loss: f64::NAN,
-    });
+    let mut state =
+        resumed.unwrap_or_else(|| State { identity: plan.identity.clone(), step: 0, metrics: 0, best: None, loss: f64::NAN });
     let progress = Progress::new(plan.name, order.steps() as u64);
     while state.step < order.steps() {
         if interrupt::requested() {
@@ -198,13 +193,7 @@ fn checkpoints(folder: &Path) -> Vec<(usize, PathBuf)> {
     found
 }
 
-fn store<D: Device>(
-    device: &D,
-    task: &mut dyn Task<D>,
-    optimizer: &Optimizer<D>,
-    plan: &Plan,
-    state: &State,
-) -> Result<()> {
+fn store<D: Device>(device: &D, task: &mut dyn Task<D>, optimizer: &Optimizer<D>, plan: &Plan, state: &State) -> Result<()> {
     let name = format!("checkpoint-{}", state.step);
     let (partial, whole) = (plan.folder.join(format!(".{name}")), plan.folder.join(&name));
     if whole.exists() {
@@ -220,12 +209,7 @@ fn store<D: Device>(
     Ok(())
 }
 
-fn resume<D: Device>(
-    device: &D,
-    task: &mut dyn Task<D>,
-    optimizer: &mut Optimizer<D>,
-    plan: &Plan,
-) -> Result<Option<State>> {
+fn resume<D: Device>(device: &D, task: &mut dyn Task<D>, optimizer: &mut Optimizer<D>, plan: &Plan) -> Result<Option<State>> {
     let Some((_, folder)) = checkpoints(&plan.folder).pop() else { return Ok(None) };
     let path = folder.join("state.json");
     let state: State = serde_json::from_value(checkpoint::read_json(&path)?).map_err(|e| Error::input(path.display(), e))?;
