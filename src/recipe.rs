@@ -1,1 +1,341 @@
-//! The TOML recipe: read, checked, every key with its default.
+//! The TOML recipe: every setting of a run, each with its unit, its default and the paper's value.
+//!
+//! Defaults are section 3.6 of the paper (Tang, Klein, Bissyandé) where it gives a number; where its section 3.3.2 differs,
+//! the key says so. [`Recipe::load`] reads a file, applies `--set` and checks ranges. What the settings do is left to the
+//! modules below. Relative paths are relative to the current directory, not to the recipe's.
+
+mod load;
+mod train;
+mod valid;
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+pub use train::{Architecture, Critic, Dtype, HeldOut, Lora, Objective, Ppo, Pretrain, Recompute, Reward, Schedule, Sft, Train};
+
+/// A whole recipe. A section left out has its defaults; `[pretrain]` left out means that nothing is pretrained.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Recipe {
+    /// Every random stream of the run derives from it. Default 17; the paper names none.
+    pub seed: u64,
+    /// The run folder: records, adapters, checkpoints, metrics, manifest. Default `runs/default`.
+    pub out: PathBuf,
+    /// Where training and generation run. Default `auto`.
+    pub device: DeviceChoice,
+    /// GPUs of this machine, or threads that stand for them on the CPU. Default 1; the paper: 8 × H100 80 GB.
+    pub gpus: usize,
+    /// What candidate programs are locked into. Default `strict`.
+    pub sandbox: SandboxChoice,
+    /// Candidate programs checked at once; 0 is the number of cores. Default 0.
+    pub jobs: usize,
+    /// Trains a small base model from nothing, for machines and tests that have no checkpoint at hand.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pretrain: Option<Pretrain>,
+    /// The benchmark.
+    pub problems: Problems,
+    /// Who writes the traces and judges the candidates.
+    pub teacher: Teacher,
+    /// Which traces are kept.
+    pub filter: Filter,
+    /// What the models are asked.
+    pub prompt: Prompt,
+    /// The model that is trained.
+    pub policy: Policy,
+    /// The low-rank adapter, wherever `train = "lora"`.
+    pub lora: Lora,
+    /// Reasoning-trace learning (section 3.3).
+    pub sft: Sft,
+    /// The student's answers that are judged (Eq 9).
+    pub candidates: Candidates,
+    /// How the teacher compares them (Eq 10, 11).
+    pub judge: Judge,
+    /// The reward model (Eq 12, 13).
+    pub reward: Reward,
+    /// Reinforcement learning (Eq 14 to 17).
+    pub ppo: Ppo,
+    /// What is measured at the end (sections 4 and 5).
+    pub evaluate: Evaluate,
+}
+
+impl Default for Recipe {
+    fn default() -> Recipe {
+        Recipe {
+            seed: 17,
+            out: "runs/default".into(),
+            device: DeviceChoice::Auto,
+            gpus: 1,
+            sandbox: SandboxChoice::Strict,
+            jobs: 0,
+            pretrain: None,
+            problems: Problems::default(),
+            teacher: Teacher::default(),
+            filter: Filter::default(),
+            prompt: Prompt::default(),
+            policy: Policy::default(),
+            lora: Lora::default(),
+            sft: Sft::default(),
+            candidates: Candidates::default(),
+            judge: Judge::default(),
+            reward: Reward::default(),
+            ppo: Ppo::default(),
+            evaluate: Evaluate::default(),
+        }
+    }
+}
+
+/// `device`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DeviceChoice {
+    /// A GPU where there is one, else the CPU.
+    Auto,
+    /// The CPU, in f32.
+    Cpu,
+    /// An NVIDIA GPU, in bf16; an error where there is none.
+    Cuda,
+}
+
+/// `sandbox`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SandboxChoice {
+    /// No network, no files but the program's own folder, bounded resources; refuses to run where the kernel cannot give that.
+    Strict,
+    /// Time and memory limits only: for programs that are trusted, or on a machine that may be lost.
+    None,
+}
+
+/// `[problems]`: which benchmark, and how it is split.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Problems {
+    /// `mbpp`, `bigcodebench`, `humaneval-fix`, `quixbugs`, `micro`, ... The paper: mbpp (974 problems), SWE-bench Verified
+    /// (500), Defects4J (835), BigCodeBench (1,140). Default `mbpp`.
+    pub suite: String,
+    /// The benchmark's file or folder. `micro` makes its problems and needs none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<PathBuf>,
+    /// How many problems `micro` makes. Default 200; other suites ignore it.
+    pub count: usize,
+    /// Seed of `micro`'s problems and of the split; left out, the recipe's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seed: Option<u64>,
+    /// Shares of training, validation and test; they sum to 1. The paper: 0.70, 0.15, 0.15 (section 4.4).
+    pub split: [f64; 3],
+    /// Makes buggy code for suites that carry none (MBPP, BigCodeBench): mutants of the reference, each shown to fail a test.
+    /// Default true.
+    pub mutate: bool,
+    /// Checks every problem before use: its reference passes, its buggy code fails. What does not is dropped and listed.
+    /// Default true.
+    pub vet: bool,
+}
+
+impl Default for Problems {
+    fn default() -> Problems {
+        Problems { suite: "mbpp".into(), path: None, count: 200, seed: None, split: [0.70, 0.15, 0.15], mutate: true, vet: true }
+    }
+}
+
+/// `[teacher]`: who writes reasoning traces and judges candidates (the paper's M_C).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Teacher {
+    /// How the teacher is reached. Default `anthropic`.
+    pub provider: Provider,
+    /// The model's name. Default `claude-3-7-sonnet-20250219`, the paper's, which its maker has since retired.
+    pub model: String,
+    /// Where the API answers; left out, the provider's own address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub base_url: Option<String>,
+    /// The environment variable that holds the key; left out, the provider's usual one. The key itself is never written here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key_env: Option<String>,
+    /// `recorded`: the file of stored answers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<PathBuf>,
+    /// Tokens an answer may have. Default 4096; the paper saw about 756 a trace and 673 a judgment.
+    pub max_tokens: usize,
+    /// Sampling temperature of the teacher. Default 0; the paper names none.
+    pub temperature: f64,
+    /// Seconds before a request counts as lost and is tried again. Default 120.
+    pub timeout_s: f64,
+    /// Requests under way at once. Default 8.
+    pub concurrency: usize,
+    /// The run stops before it has spent more than this, in US dollars. Default 50.
+    pub budget_usd: f64,
+    /// Price of a million tokens read, in US dollars. Default 3.
+    pub input_usd_per_mtok: f64,
+    /// Price of a million tokens written, in US dollars. Default 15.
+    pub output_usd_per_mtok: f64,
+    /// `scripted`: share of its traces whose fix is wrong, so that the filter has something to do. Default 0.1.
+    pub error_rate: f64,
+}
+
+impl Default for Teacher {
+    fn default() -> Teacher {
+        Teacher {
+            provider: Provider::Anthropic,
+            model: "claude-3-7-sonnet-20250219".into(),
+            base_url: None,
+            key_env: None,
+            path: None,
+            max_tokens: 4096,
+            temperature: 0.0,
+            timeout_s: 120.0,
+            concurrency: 8,
+            budget_usd: 50.0,
+            input_usd_per_mtok: 3.0,
+            output_usd_per_mtok: 15.0,
+            error_rate: 0.1,
+        }
+    }
+}
+
+/// `teacher.provider`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Provider {
+    /// Anthropic's Messages API.
+    Anthropic,
+    /// The Chat Completions API of OpenAI, vLLM, llama.cpp and others.
+    OpenAi,
+    /// Answers stored in a file: an earlier run's, or somebody else's.
+    Recorded,
+    /// A program that knows the references of `micro`: no network, no cost, the same answers every time.
+    Scripted,
+}
+
+/// `[filter]`: which traces are trained on (Eq 5, 6).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Filter {
+    /// Keeps only traces whose fix passes every test. False is the paper's ablation. Default true.
+    pub enabled: bool,
+    /// Traces kept, as a share of the benchmark's size, balanced over kind and difficulty. The paper: 0.20.
+    pub cap: f64,
+}
+
+impl Default for Filter {
+    fn default() -> Filter {
+        Filter { enabled: true, cap: 0.20 }
+    }
+}
+
+/// `[prompt]`: the words that go before a problem.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Prompt {
+    /// The instruction of a repair; left out, the paper's p_trace, verbatim.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub instruction: Option<String>,
+}
+
+/// `[policy]`: the student, M_O.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Policy {
+    /// A folder in the Hugging Face layout. The paper: Qwen2.5-Coder-32B-Instruct.
+    pub model: PathBuf,
+}
+
+impl Default for Policy {
+    fn default() -> Policy {
+        Policy { model: "models/Qwen2.5-Coder-32B-Instruct".into() }
+    }
+}
+
+/// `[candidates]`: the student's answers on the validation problems (Eq 9).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Candidates {
+    /// Answers to each problem, the paper's k: 3.
+    pub per_problem: usize,
+    /// Sampling temperatures; answer `i` of a problem takes the `i`-th, round and round. The paper: 0.7 to 0.9.
+    pub temperatures: Vec<f64>,
+    /// Tokens an answer may have. Default 1024.
+    pub max_new_tokens: usize,
+    /// Samples from the smallest set of most likely tokens whose probability reaches this; 1 keeps all. Default 1.
+    pub top_p: f64,
+    /// Samples from this many of the most likely tokens; 0 keeps all. Default 0.
+    pub top_k: usize,
+    /// Sequences generated at once on a device. Default 32.
+    pub batch: usize,
+}
+
+impl Default for Candidates {
+    fn default() -> Candidates {
+        Candidates { per_problem: 3, temperatures: vec![0.7, 0.8, 0.9], max_new_tokens: 1024, top_p: 1.0, top_k: 0, batch: 32 }
+    }
+}
+
+/// `[judge]`: how the teacher compares two answers to a problem of the validation part (Eq 10).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Judge {
+    /// Asks twice, with the answers exchanged; only agreement gives a label. Default true; the paper does not say.
+    pub both_orders: bool,
+    /// What a tie or a disagreement becomes. Default `drop`.
+    pub ties: Ties,
+    /// The instruction of a judgment; left out, the paper's, verbatim.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub instruction: Option<String>,
+}
+
+impl Default for Judge {
+    fn default() -> Judge {
+        Judge { both_orders: true, ties: Ties::Drop, instruction: None }
+    }
+}
+
+/// `judge.ties`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Ties {
+    /// The pair is left out.
+    Drop,
+    /// The pair is kept with label 0.5.
+    Half,
+}
+
+/// `[evaluate]`: what is measured (sections 4 and 5).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Evaluate {
+    /// `train`, `validation` or `test`, the default.
+    pub split: String,
+    /// Sampling temperature. The paper: 0.2.
+    pub temperature: f64,
+    /// Answers to each problem; pass@k needs at least k. Default 1.
+    pub samples: usize,
+    /// Tokens an answer may have. Default 1024.
+    pub max_new_tokens: usize,
+    /// Samples from the smallest set of most likely tokens whose probability reaches this; 1 keeps all. Default 1.
+    pub top_p: f64,
+    /// Samples from this many of the most likely tokens; 0 keeps all. Default 0.
+    pub top_k: usize,
+    /// Sequences generated at once on a device. Default 32.
+    pub batch: usize,
+    /// Which models are compared, of `base`, `sft`, `ppo`. Default all three.
+    pub models: Vec<String>,
+    /// A PEFT folder from elsewhere, measured in place of the run's own adapters.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub adapter: Option<PathBuf>,
+}
+
+impl Default for Evaluate {
+    fn default() -> Evaluate {
+        Evaluate {
+            split: "test".into(),
+            temperature: 0.2,
+            samples: 1,
+            max_new_tokens: 1024,
+            top_p: 1.0,
+            top_k: 0,
+            batch: 32,
+            models: vec!["base".into(), "sft".into(), "ppo".into()],
+            adapter: None,
+        }
+    }
+}

@@ -1,0 +1,29 @@
+//! SIGINT, SIGTERM and SIGHUP become a flag that long work reads at the end of each step.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::error::{Error, Result};
+
+static REQUESTED: AtomicBool = AtomicBool::new(false);
+
+/// Handles the signals from now on: the first sets the flag, the second ends the process at once with exit code 130 (files are
+/// written atomically, so nothing is left half-written). Fails when another handler is installed.
+pub fn install() -> Result<()> {
+    ctrlc::set_handler(|| {
+        if REQUESTED.swap(true, Ordering::SeqCst) {
+            std::process::exit(130);
+        }
+        super::note("interrupt: the current step ends and is saved; once more ends at once");
+    })
+    .map_err(|e| Error::Machine(format!("the interrupt handler cannot be installed: {e}")))
+}
+
+/// Whether the user asked to stop.
+pub fn requested() -> bool {
+    REQUESTED.load(Ordering::SeqCst)
+}
+
+/// [`Error::Interrupted`] once the user asked to stop: `interrupt::check()?` between steps, after state was saved.
+pub fn check() -> Result<()> {
+    if requested() { Err(Error::Interrupted) } else { Ok(()) }
+}
