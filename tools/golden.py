@@ -234,9 +234,10 @@ def train(model, batch):
 
 
 def greedy(folder, prompts, new_tokens):
-    """Greedy continuations with the KV cache, and how far the best logit was ahead of the second best at the closest call."""
+    """Greedy continuations with the KV cache, the log-probability of each token, and the lead of the best logit over the second
+    where it is smallest."""
     model, double = load(folder), in_double(load(folder))
-    continuations, gap = [], math.inf
+    continuations, logprobs, gap = [], [], math.inf
     for prompt in prompts:
         ids = torch.tensor([prompt])
         out = model.generate(
@@ -245,11 +246,14 @@ def greedy(folder, prompts, new_tokens):
         with torch.no_grad():
             logits = double(input_ids=out, use_cache=False).logits[0, len(prompt) - 1 : -1]
         best = logits.topk(2)
-        assert best.indices[:, 0].tolist() == out[0, len(prompt) :].tolist(), "float32 and float64 choose differently"
+        chosen = best.indices[:, 0].tolist()
+        assert chosen == out[0, len(prompt) :].tolist(), "float32 and float64 choose differently"
         gap = min(gap, (best.values[:, 0] - best.values[:, 1]).min().item())
-        continuations.append(out[0, len(prompt) :].tolist())
+        continuations.append(chosen)
+        logprobs.append(torch.log_softmax(logits, dim=-1).max(-1).values.tolist())
     assert gap > 1e-3, f"the closest call is {gap}: choose another seed"
-    return {"max_new_tokens": new_tokens, "prompts": prompts, "ids": continuations, "smallest_gap": gap}
+    case = {"max_new_tokens": new_tokens, "prompts": prompts, "ids": continuations, "logprobs": logprobs}
+    return case | {"smallest_lead": gap}
 
 
 # ---- files ----
