@@ -1,8 +1,8 @@
 //! The stages of the method, one file each. A stage reads files of the run folder and writes files of it; which stages run, and
 //! which are done already, is left to [`crate::run`].
 
-
-
+pub mod ppo;
+pub mod pretrain;
 pub mod reward;
 pub mod sft;
 pub mod train;

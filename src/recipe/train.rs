@@ -394,8 +394,8 @@ pub struct Pretrain {
     pub tied: bool,
     /// Documents that are made. Default 40,000.
     pub documents: usize,
-    /// Tokens trained on, repeats included. Default 20 million.
-    pub tokens: u64,
+    /// Passes over the documents. Default 1.
+    pub epochs: usize,
     /// Peak learning rate; cosine decay to 0. Default 1e-3.
     pub learning_rate: f64,
     /// Tokens of a step. Default 8192.
@@ -437,7 +437,7 @@ impl Default for Pretrain {
             head_dim: 48,
             tied: true,
             documents: 40_000,
-            tokens: 20_000_000,
+            epochs: 1,
             learning_rate: 1e-3,
             batch_tokens: 8192,
             warmup_ratio: 0.02,

@@ -205,7 +205,7 @@ fn check_pretrain(p: &Pretrain) -> Checked {
         ("pretrain.kv_heads", p.kv_heads),
         ("pretrain.head_dim", p.head_dim),
         ("pretrain.documents", p.documents),
-        ("pretrain.tokens", usize::try_from(p.tokens).unwrap_or(usize::MAX)),
+        ("pretrain.epochs", p.epochs),
         ("pretrain.batch_tokens", p.batch_tokens),
     ] {
         at_least_one(key, x)?;

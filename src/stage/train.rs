@@ -182,7 +182,7 @@ fn end_epoch<D: Device>(
 }
 
 /// Checkpoints of a folder by step, the newest last.
-fn checkpoints(folder: &Path) -> Vec<(usize, PathBuf)> {
+pub(super) fn checkpoints(folder: &Path) -> Vec<(usize, PathBuf)> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     let parse = |entry: fs::DirEntry| {
         let step = entry.file_name().to_str()?.strip_prefix("checkpoint-")?.parse().ok()?;
@@ -201,8 +201,13 @@ fn store<D: Device>(device: &D, task: &mut dyn Task<D>, optimizer: &Optimizer<D>
     }
     save_state(device, &partial, &task.params(), optimizer)?;
     checkpoint::write_json(&partial.join("state.json"), &json!(state))?;
-    let older = checkpoints(&plan.folder);
-    fs::rename(&partial, &whole).map_err(|e| Error::io(whole, e))?;
+    publish(&plan.folder, &partial, &whole)
+}
+
+/// Makes a written checkpoint the current one, and removes the older ones.
+pub(super) fn publish(folder: &Path, partial: &Path, whole: &Path) -> Result<()> {
+    let older = checkpoints(folder);
+    fs::rename(partial, whole).map_err(|e| Error::io(whole, e))?;
     for (_, folder) in older {
         fs::remove_dir_all(&folder).map_err(|e| Error::io(folder, e))?;
     }

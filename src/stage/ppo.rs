@@ -1,0 +1,553 @@
+//! Reinforcement learning from the reward model: PPO with a critic (the paper's Eq 14 to 17).
+//!
+//! `repairity ppo RECIPE`. In: `problems.jsonl` (training split), the SFT adapter, `reward/model`. Out: `ppo/adapter` (PEFT).
+//!
+//! Policy, reference and critic share one frozen base: the policy is an adapter that starts as the SFT adapter, the reference is
+//! the SFT adapter itself, the critic is a third adapter with a scalar head (or only a head on the reference's states). The
+//! micro-batches of an iteration stay the same through its epochs, so the first ratio is exactly 1.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::reward::RewardModel;
+use super::{Files, instruction, sft, train};
+use crate::batch::{NextTokens, Order};
+use crate::checkpoint;
+use crate::device::{Device, Sampling};
+use crate::error::{Error, Result};
+use crate::generate::{self, Request};
+use crate::loss::ppo::{self, PolicyStats};
+use crate::model::head::{LogProbs, Scores};
+use crate::model::{Adapter, Decoder, Packed, Pass, ScalarHead};
+use crate::optim::{Hyper, LearningRate, Optimizer};
+use crate::prompt;
+use crate::recipe::{Critic, Ppo, Recipe, Train};
+use crate::record::{Message, Problem, Split, read_jsonl};
+use crate::rng::{Rng, key};
+use crate::telemetry::{Metrics, Progress, interrupt, note};
+use crate::tokenizer::Tokenizer;
+use crate::weights::{Grads, Param};
+
+/// A response being learned from. Per-token numbers are those of the response's tokens.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Trajectory {
+    /// Prompt and response.
+    pub tokens: Vec<u32>,
+    /// Where the response begins.
+    pub start: usize,
+    /// Whether it ended by itself.
+    pub ended: bool,
+    /// The sampler's log-probs.
+    pub sampled: Vec<f64>,
+    /// The policy's before the iteration, by the training kernels.
+    pub old: Vec<f64>,
+    /// The reference's.
+    pub reference: Vec<f64>,
+    /// The critic's values before each token.
+    pub value: Vec<f64>,
+    /// The reward model's raw score.
+    pub raw_score: f64,
+    /// What the last token is given: normalised, clamped, less the penalty of a missing end.
+    pub score: f64,
+}
+
+impl Trajectory {
+    fn rewards(&self, kl: f64) -> Vec<f64> {
+        ppo::token_rewards(&self.old, &self.reference, self.score, kl)
+    }
+}
+
+struct ValueFunction<D: Device> {
+    /// Trained with the head, or none with `critic = "head"`.
+    adapter: Option<Adapter<D>>,
+    head: ScalarHead<D>,
+}
+
+impl<D: Device> ValueFunction<D> {
+    fn params(&mut self) -> Vec<&mut Param<D>> {
+        let mut params = self.adapter.as_mut().map_or(Vec::new(), Adapter::params_mut);
+        params.push(&mut self.head.weight);
+        params
+    }
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct State {
+    identity: String,
+    iteration: usize,
+    policy_steps: u64,
+    critic_steps: u64,
+    metrics: u64,
+}
+
+/// Policy, reference and critic on one base, with the policy's and the critic's optimizers.
+struct Learner<'a, D: Device> {
+    device: &'a D,
+    settings: &'a Ppo,
+    decoder: Decoder<D>,
+    policy: Adapter<D>,
+    reference: Option<Adapter<D>>,
+    critic: ValueFunction<D>,
+    policy_grads: Grads<D>,
+    critic_grads: Grads<D>,
+    policy_optimizer: Optimizer<D>,
+    critic_optimizer: Optimizer<D>,
+    policy_rate: LearningRate,
+    critic_rate: LearningRate,
+}
+
+/// A packed micro-batch of trajectories.
+struct Micro<D: Device> {
+    batch: Packed<D>,
+    next: NextTokens,
+    lengths: Vec<usize>,
+}
+
+impl<D: Device> Micro<D> {
+    fn new(device: &D, trajectories: &[Trajectory]) -> Result<Self> {
+        let sequences: Vec<&[u32]> = trajectories.iter().map(|trajectory| trajectory.tokens.as_slice()).collect();
+        let starts = trajectories.iter().map(|trajectory| (trajectory.tokens.as_slice(), trajectory.start));
+        let lengths = trajectories.iter().map(|trajectory| trajectory.tokens.len() - trajectory.start).collect();
+        Ok(Micro { batch: Packed::new(device, &sequences)?, next: NextTokens::after(starts), lengths })
+    }
+}
+
+/// What an iteration's epochs summed up to.
+#[derive(Default)]
+struct Epoch {
+    policy: PolicyStats,
+    value_loss: f64,
+    grad_norm: f64,
+    critic_grad_norm: f64,
+    steps: usize,
+}
+
+impl<'a, D: Device> Learner<'a, D> {
+    fn new(device: &'a D, recipe: &'a Recipe, decoder: Decoder<D>, start: Option<Adapter<D>>) -> Result<Self> {
+        let settings = &recipe.ppo;
+        let fresh = || Adapter::new(device, sft::lora_config(recipe), &decoder.config, recipe.seed);
+        let copy = |start: &Option<Adapter<D>>| match start {
+            Some(start) => start.duplicate(device, &decoder.config),
+            None => fresh(),
+        };
+        let mut policy = copy(&start)?;
+        let adapter = match settings.critic {
+            Critic::Adapter => Some(copy(&start)?),
+            Critic::Head => None,
+        };
+        let mut critic = ValueFunction { adapter, head: ScalarHead::zeros(device, decoder.config.hidden)? };
+        let policy_grads = Grads::new(device, &mut policy.params_mut())?;
+        let critic_grads = Grads::new(device, &mut critic.params())?;
+        let hyper = Hyper {
+            beta1: settings.beta1,
+            beta2: settings.beta2,
+            eps: settings.eps,
+            weight_decay: settings.weight_decay,
+            max_grad_norm: settings.max_grad_norm,
+        };
+        let rate = |peak| {
+            let total = settings.iterations * settings.epochs * settings.minibatches;
+            LearningRate::new(settings.schedule, peak, settings.warmup_ratio, total)
+        };
+        Ok(Learner {
+            policy_optimizer: Optimizer::new(device, &policy_grads, hyper)?,
+            critic_optimizer: Optimizer::new(device, &critic_grads, hyper)?,
+            policy_rate: rate(settings.learning_rate),
+            critic_rate: rate(settings.critic_learning_rate),
+            device,
+            settings,
+            decoder,
+            policy,
+            reference: start,
+            critic,
+            policy_grads,
+            critic_grads,
+        })
+    }
+
+    fn temperature_scale(&self) -> f32 {
+        if self.settings.temperature > 0.0 { (1.0 / self.settings.temperature) as f32 } else { 1.0 }
+    }
+
+    fn logprobs(&self, micro: &Micro<D>, adapter: Option<&Adapter<D>>) -> Result<Vec<Vec<f64>>> {
+        let hidden = self.decoder.infer(self.device, &micro.batch, adapter)?;
+        let (rows, targets) = (&micro.next.rows, &micro.next.targets);
+        let head = LogProbs::new(self.device, &self.decoder, &hidden, rows, targets, self.temperature_scale())?;
+        ppo::unpack(self.device, &head.logprob, &micro.lengths)
+    }
+
+    fn values(&self, micro: &Micro<D>) -> Result<Vec<Vec<f64>>> {
+        let adapter = self.critic.adapter.as_ref().or(self.reference.as_ref());
+        let hidden = self.decoder.infer(self.device, &micro.batch, adapter)?;
+        let scores = Scores::new(self.device, &self.critic.head, &hidden, &micro.next.rows)?;
+        ppo::unpack(self.device, &scores.score, &micro.lengths)
+    }
+
+    /// Fills in the log-probs and values that the iteration starts from.
+    fn measure(&self, trajectories: &mut [Trajectory]) -> Result<()> {
+        for chunk in trajectories.chunks_mut(self.settings.sequences_per_device) {
+            let micro = Micro::new(self.device, chunk)?;
+            let old = self.logprobs(&micro, Some(&self.policy))?;
+            let reference = self.logprobs(&micro, self.reference.as_ref())?;
+            let value = self.values(&micro)?;
+            for (trajectory, ((old, reference), value)) in chunk.iter_mut().zip(old.into_iter().zip(reference).zip(value)) {
+                (trajectory.old, trajectory.reference, trajectory.value) = (old, reference, value);
+            }
+        }
+        Ok(())
+    }
+
+    /// Forward and backward of the policy on a micro-batch.
+    fn policy_micro(&mut self, chunk: &[Trajectory], advantage: &[Vec<f64>], norm: f64) -> Result<PolicyStats> {
+        let (device, settings) = (self.device, self.settings);
+        let micro = Micro::new(device, chunk)?;
+        let old: Vec<Vec<f64>> = chunk.iter().map(|trajectory| trajectory.old.clone()).collect();
+        let pass = Pass { recompute: settings.recompute, dropout: None };
+        let (hidden, saved) = self.decoder.forward(device, &micro.batch, Some(&self.policy), pass)?;
+        let (rows, targets) = (&micro.next.rows, &micro.next.targets);
+        let head = LogProbs::new(device, &self.decoder, &hidden, rows, targets, self.temperature_scale())?;
+        let (stats, dlogprob) = ppo::policy(device, &head.logprob, &head.entropy, &old, advantage, settings.clip as f32, norm)?;
+        let grads = &mut self.policy_grads;
+        let dhidden = head.backward(device, &self.decoder, &dlogprob, grads)?;
+        self.decoder.backward(device, &micro.batch, Some(&self.policy), saved, &dhidden, grads, &mut |_, _| Ok(()))?;
+        Ok(stats)
+    }
+
+    /// Forward and backward of the critic on a micro-batch; returns the sum of the loss.
+    fn critic_micro(&mut self, chunk: &[Trajectory], returns: &[Vec<f64>], norm: f64) -> Result<f64> {
+        let (device, settings) = (self.device, self.settings);
+        let micro = Micro::new(device, chunk)?;
+        let old: Vec<Vec<f64>> = chunk.iter().map(|trajectory| trajectory.value.clone()).collect();
+        let (critic, grads) = (&self.critic, &mut self.critic_grads);
+        let Some(adapter) = &critic.adapter else {
+            let hidden = self.decoder.infer(device, &micro.batch, self.reference.as_ref())?;
+            let scores = Scores::new(device, &critic.head, &hidden, &micro.next.rows)?;
+            let (sum, dvalue) = ppo::value(device, &scores.score, &old, returns, settings.value_clip as f32, norm)?;
+            scores.backward(device, &critic.head, &dvalue, grads)?;
+            return Ok(sum);
+        };
+        let pass = Pass { recompute: settings.recompute, dropout: None };
+        let (hidden, saved) = self.decoder.forward(device, &micro.batch, Some(adapter), pass)?;
+        let scores = Scores::new(device, &critic.head, &hidden, &micro.next.rows)?;
+        let (sum, dvalue) = ppo::value(device, &scores.score, &old, returns, settings.value_clip as f32, norm)?;
+        let dhidden = scores.backward(device, &critic.head, &dvalue, grads)?;
+        self.decoder.backward(device, &micro.batch, Some(adapter), saved, &dhidden, grads, &mut |_, _| Ok(()))?;
+        Ok(sum)
+    }
+
+    /// One pass over the iteration's trajectories in minibatches of whole micro-batches, in an order drawn for this epoch.
+    fn epoch(
+        &mut self,
+        trajectories: &[Trajectory],
+        advantages: &[Vec<f64>],
+        returns: &[Vec<f64>],
+        (iteration, epoch): (usize, usize),
+        seed: u64,
+    ) -> Result<Epoch> {
+        let settings = self.settings;
+        let size = settings.sequences_per_device;
+        let mut micros: Vec<usize> = (0..trajectories.len().div_ceil(size)).collect();
+        let index = (iteration * settings.epochs + epoch) as u64;
+        Rng::new(seed, "ppo minibatches", index).shuffle(&mut micros);
+        let mut sums = Epoch::default();
+        for minibatch in micros.chunks(micros.len().div_ceil(settings.minibatches)) {
+            let range = |micro: &usize| micro * size..((micro + 1) * size).min(trajectories.len());
+            let tokens: usize = minibatch.iter().flat_map(range).map(|i| advantages[i].len()).sum();
+            let norm = 1.0 / tokens as f64;
+            let learn_policy = iteration >= settings.critic_warmup;
+            self.policy_grads.clear(self.device)?;
+            self.critic_grads.clear(self.device)?;
+            for micro in minibatch {
+                let range = range(micro);
+                let chunk = &trajectories[range.clone()];
+                if learn_policy {
+                    sums.policy.add(&self.policy_micro(chunk, &advantages[range.clone()], norm)?);
+                }
+                sums.value_loss += self.critic_micro(chunk, &returns[range], norm)?;
+            }
+            if !(sums.policy.loss + sums.value_loss).is_finite() {
+                let at = format!("ppo iteration {}", iteration + 1);
+                return Err(Error::NonFinite { at, what: "the loss".into(), records: Vec::new() });
+            }
+            let step = (iteration * settings.epochs + epoch) * settings.minibatches + sums.steps;
+            if learn_policy {
+                let mut params = self.policy.params_mut();
+                let lr = self.policy_rate.at(step);
+                sums.grad_norm += self.policy_optimizer.step(self.device, &mut params, &self.policy_grads, lr)?;
+            }
+            let lr = self.critic_rate.at(step);
+            let mut params = self.critic.params();
+            sums.critic_grad_norm += self.critic_optimizer.step(self.device, &mut params, &self.critic_grads, lr)?;
+            sums.steps += 1;
+        }
+        Ok(sums)
+    }
+
+    fn store(&mut self, folder: &Path, state: &State) -> Result<()> {
+        let name = format!("checkpoint-{}", state.iteration);
+        let (partial, whole) = (folder.join(format!(".{name}")), folder.join(&name));
+        if whole.exists() {
+            return Ok(());
+        }
+        train::save_state(self.device, &partial.join("policy"), &self.policy.params_mut(), &self.policy_optimizer)?;
+        train::save_state(self.device, &partial.join("critic"), &self.critic.params(), &self.critic_optimizer)?;
+        checkpoint::write_json(&partial.join("state.json"), &json!(state))?;
+        train::publish(folder, &partial, &whole)
+    }
+
+    fn restore(&mut self, folder: &Path, state: &State) -> Result<()> {
+        let (policy, critic) = (folder.join("policy"), folder.join("critic"));
+        let mut params = self.policy.params_mut();
+        train::load_state(self.device, &policy, &mut params, &mut self.policy_optimizer, state.policy_steps)?;
+        let mut params = self.critic.params();
+        train::load_state(self.device, &critic, &mut params, &mut self.critic_optimizer, state.critic_steps)
+    }
+}
+
+/// A prompt of the training split.
+struct Prompt {
+    text: String,
+    tokens: Vec<u32>,
+}
+
+fn prompts(recipe: &Recipe, tokenizer: &Tokenizer, path: &Path) -> Result<Vec<Prompt>> {
+    let problems: Vec<Problem> = read_jsonl(path)?;
+    let training = problems.iter().filter(|problem| problem.split == Some(Split::Train));
+    let render = |problem: &Problem| {
+        let text = prompt::user_text(problem, instruction(recipe));
+        let tokens = prompt::prompt_tokens(tokenizer, &[Message::user(text.as_str())])?;
+        Ok(Prompt { text, tokens })
+    };
+    let prompts = training.map(render).collect::<Result<Vec<_>>>()?;
+    match prompts.is_empty() {
+        true => Err(Error::input(path.display(), "no problem of the training split to draw prompts from")),
+        false => Ok(prompts),
+    }
+}
+
+/// Samples one response to each prompt of an iteration and has it scored.
+fn rollout<D: Device>(
+    learner: &Learner<'_, D>,
+    recipe: &Recipe,
+    (tokenizer, reward): (&Tokenizer, &RewardModel<D>),
+    prompts: &[&Prompt],
+    iteration: usize,
+) -> Result<Vec<Trajectory>> {
+    let (device, settings) = (learner.device, &recipe.ppo);
+    let request = |(index, prompt): (usize, &&Prompt)| Request {
+        prompt: prompt.tokens.clone(),
+        key: key(recipe.seed, "rollout", (iteration * settings.prompts_per_iteration + index) as u64),
+    };
+    let requests: Vec<Request> = prompts.iter().enumerate().map(request).collect();
+    let sampling = generate::Settings {
+        // The checkpoint's own generation settings would make the samples off-policy.
+        sampling: Sampling { temperature: settings.temperature as f32, top_k: 0, top_p: 1.0 },
+        max_new_tokens: settings.max_new_tokens,
+        eos: tokenizer.eos_ids().to_vec(),
+        batch: settings.batch,
+    };
+    let mut on_token = |_: usize, _: u32| if interrupt::requested() { Err(Error::Interrupted) } else { Ok(()) };
+    let samples = generate::generate(device, &learner.decoder, Some(&learner.policy), &requests, &sampling, &mut on_token)?;
+    let texts = samples.iter().map(|sample| tokenizer.decode(&sample.tokens, true)).collect::<Result<Vec<_>>>()?;
+    let pairs: Vec<(&str, &str)> =
+        prompts.iter().zip(&texts).map(|(prompt, text)| (prompt.text.as_str(), text.as_str())).collect();
+    let scores = reward.score_texts(device, &pairs, recipe.reward.max_tokens)?;
+    let trajectory = |((request, sample), raw_score): ((Request, generate::Sample), f64)| {
+        let penalty = if sample.ended { 0.0 } else { settings.missing_eos_penalty };
+        Trajectory {
+            start: request.prompt.len(),
+            tokens: [request.prompt, sample.tokens].concat(),
+            ended: sample.ended,
+            sampled: sample.logprobs,
+            old: Vec::new(),
+            reference: Vec::new(),
+            value: Vec::new(),
+            raw_score,
+            score: reward.scale.apply(raw_score, settings.score_clip) - penalty,
+        }
+    };
+    let mut trajectories: Vec<Trajectory> = requests.into_iter().zip(samples).zip(scores).map(trajectory).collect();
+    learner.measure(&mut trajectories)?;
+    Ok(trajectories)
+}
+
+/// Runs the stage.
+pub fn run<D: Device>(device: &D, recipe: &Recipe) -> Result<()> {
+    let (files, settings) = (Files::of(recipe), &recipe.ppo);
+    let adapter_folder: Option<PathBuf> = match (&settings.adapter, recipe.sft.train) {
+        (Some(folder), _) => Some(folder.clone()),
+        (None, Train::Lora) => Some(files.sft_result(Train::Lora)),
+        (None, Train::Full) => None,
+    };
+    let model = match (&adapter_folder, recipe.sft.train) {
+        (None, Train::Full) => files.sft_result(Train::Full),
+        _ => recipe.policy.model.clone(),
+    };
+    let tokenizer = Tokenizer::load(&model)?;
+    let decoder = Decoder::load(device, &model)?;
+    let start = adapter_folder.as_ref().map(|folder| Adapter::load(device, &decoder.config, folder)).transpose()?;
+    let reward_folder = settings.reward_model.clone().unwrap_or_else(|| files.reward_model());
+    let reward = RewardModel::load(device, &reward_folder)?;
+    let prompts = prompts(recipe, &tokenizer, &files.problems())?;
+    let mut learner = Learner::new(device, recipe, decoder, start)?;
+
+    let folder = files.out.join("ppo");
+    let identity = identity(recipe, &[adapter_folder.as_deref(), Some(&reward_folder), Some(&files.problems())])?;
+    let mut state = State { identity, iteration: 0, policy_steps: 0, critic_steps: 0, metrics: 0 };
+    let mut keep = None;
+    if let Some((_, found)) = train::checkpoints(&folder).pop() {
+        let path = found.join("state.json");
+        let saved: State = serde_json::from_value(checkpoint::read_json(&path)?).map_err(|e| Error::input(path.display(), e))?;
+        if saved.identity == state.identity {
+            learner.restore(&found, &saved)?;
+            note(&format!("ppo: going on from iteration {} of {}", saved.iteration, settings.iterations));
+            keep = Some(saved.metrics);
+            state = saved;
+        }
+    }
+    let mut metrics = Metrics::open(&files.metrics(), "ppo", keep)?;
+    // Prompts are drawn as an endless sequence of epochs over the training split.
+    let per_iteration = settings.prompts_per_iteration;
+    let total = settings.iterations * per_iteration;
+    let order = Order {
+        count: prompts.len(),
+        per_micro: 1,
+        accumulation: 1,
+        epochs: total.div_ceil(prompts.len()),
+        seed: recipe.seed,
+        shuffle: true,
+    };
+    let sequence: Vec<usize> = (0..order.epochs).flat_map(|epoch| order.epoch(epoch)).collect();
+    let progress = Progress::new("ppo", settings.iterations as u64);
+    let mut last = String::new();
+    while state.iteration < settings.iterations {
+        let started = Instant::now();
+        let chosen: Vec<&Prompt> =
+            sequence[state.iteration * per_iteration..][..per_iteration].iter().map(|i| &prompts[*i]).collect();
+        let done = iterate(&mut learner, recipe, (&tokenizer, &reward), &chosen, state.iteration, &mut metrics, started);
+        match done {
+            Ok(line) => last = line,
+            Err(Error::Interrupted) => {
+                // The iteration under way left no trace; it comes again as a whole.
+                state.metrics = metrics.position()?;
+                learner.store(&folder, &state)?;
+                return Err(Error::Interrupted);
+            }
+            Err(other) => return Err(other),
+        }
+        state.iteration += 1;
+        state.policy_steps = learner.policy_optimizer.steps;
+        state.critic_steps = learner.critic_optimizer.steps;
+        progress.set(state.iteration as u64, &last);
+        if settings.checkpoint_every > 0 && state.iteration.is_multiple_of(settings.checkpoint_every) {
+            state.metrics = metrics.position()?;
+            learner.store(&folder, &state)?;
+        }
+    }
+    progress.finish(&last);
+    learner.policy.save(device, &files.ppo_adapter(), &model.display().to_string(), None)?;
+    for (_, old) in train::checkpoints(&folder) {
+        fs::remove_dir_all(&old).map_err(|e| Error::io(old, e))?;
+    }
+    note(&format!("ppo: {} iterations, wrote {}", settings.iterations, files.ppo_adapter().display()));
+    Ok(())
+}
+
+/// One iteration: rollouts, advantages, epochs. Interrupts are heeded until the first update. Returns a line for the progress bar.
+fn iterate<D: Device>(
+    learner: &mut Learner<'_, D>,
+    recipe: &Recipe,
+    models: (&Tokenizer, &RewardModel<D>),
+    chosen: &[&Prompt],
+    iteration: usize,
+    metrics: &mut Metrics,
+    started: Instant,
+) -> Result<String> {
+    let settings = &recipe.ppo;
+    let trajectories = rollout(learner, recipe, models, chosen, iteration)?;
+    if interrupt::requested() {
+        return Err(Error::Interrupted);
+    }
+    let sampled = started.elapsed().as_secs_f64();
+    let rewards: Vec<Vec<f64>> = trajectories.iter().map(|trajectory| trajectory.rewards(settings.kl)).collect();
+    let values: Vec<Vec<f64>> = trajectories.iter().map(|trajectory| trajectory.value.clone()).collect();
+    let (gamma, lambda) = (settings.gamma as f32, settings.lambda as f32);
+    let (advantages, returns) = ppo::advantages(learner.device, &rewards, &values, gamma, lambda, settings.whiten)?;
+
+    let count = trajectories.len() as f64;
+    let tokens: usize = advantages.iter().map(Vec::len).sum();
+    let mean = |f: &dyn Fn(&Trajectory) -> f64| trajectories.iter().map(f).sum::<f64>() / count;
+    let kl = mean(&|t| t.old.iter().zip(&t.reference).map(|(old, reference)| old - reference).sum());
+    let drift = trajectories.iter().flat_map(|t| t.old.iter().zip(&t.sampled)).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+    let score = mean(&|t| t.raw_score);
+    let mut epochs = Vec::new();
+    let mut ended_early = false;
+    for epoch in 0..settings.epochs {
+        let sums = learner.epoch(&trajectories, &advantages, &returns, (iteration, epoch), recipe.seed)?;
+        let policy = &sums.policy;
+        let per = |x: f64| if policy.tokens > 0.0 { x / policy.tokens } else { 0.0 };
+        let k3 = per(policy.k3);
+        epochs.push(json!({
+            "policy_loss": per(policy.loss),
+            "ratio": per(policy.ratio),
+            "kl_old": k3,
+            "clip_fraction": per(policy.clipped),
+            "entropy": per(policy.entropy),
+            "value_loss": sums.value_loss / tokens as f64,
+            "grad_norm": sums.grad_norm / sums.steps as f64,
+            "critic_grad_norm": sums.critic_grad_norm / sums.steps as f64,
+        }));
+        if settings.kl_bound.is_some_and(|bound| k3 > bound) {
+            ended_early = true;
+            break;
+        }
+    }
+    let seconds = started.elapsed().as_secs_f64();
+    let ended = mean(&|t| f64::from(u8::from(t.ended)));
+    let length = tokens as f64 / count;
+    metrics.write(
+        iteration as u64 + 1,
+        &[
+            ("tokens", json!(tokens)),
+            ("score", json!(score)),
+            ("reward", json!(mean(&|t| t.score))),
+            ("kl", json!(kl)),
+            ("length", json!(length)),
+            ("ended", json!(ended)),
+            ("explained_variance", json!(ppo::explained_variance(&values, &returns))),
+            ("sampler_drift", json!(drift)),
+            ("epochs", json!(epochs)),
+            ("ended_early", json!(ended_early)),
+            ("rollout_seconds", json!(sampled)),
+            ("seconds", json!(seconds)),
+            ("tokens_per_s", json!(tokens as f64 / seconds)),
+        ],
+    )?;
+    Ok(format!("score {score:.3} kl {kl:.3} length {length:.0}"))
+}
+
+/// What a checkpoint must agree with: settings, and what training starts from, by place, size and time of change.
+fn identity(recipe: &Recipe, inputs: &[Option<&Path>]) -> Result<String> {
+    let mut stamps = Vec::new();
+    for input in inputs.iter().flatten() {
+        let stamps_of = |path: &Path| -> std::io::Result<Vec<(String, u64, std::time::SystemTime)>> {
+            let mut files = match path.is_dir() {
+                true => fs::read_dir(path)?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>()?,
+                false => vec![path.to_path_buf()],
+            };
+            files.sort();
+            let stamp = |file: PathBuf| {
+                let metadata = file.metadata()?;
+                Ok((file.display().to_string(), metadata.len(), metadata.modified()?))
+            };
+            files.into_iter().map(stamp).collect()
+        };
+        stamps.push(stamps_of(input).map_err(|e| Error::io(*input, e))?);
+    }
+    let settings = json!({"seed": recipe.seed, "ppo": recipe.ppo, "policy": recipe.policy, "lora": recipe.lora});
+    Ok(super::fingerprint(&json!([settings, format!("{stamps:?}")]), []))
+}
