@@ -10,7 +10,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use repairity::batch::{Example, NextTokens};
+use repairity::batch::NextTokens;
 use repairity::checkpoint::{Storage, Tensors, read_json};
 use repairity::device::{Cpu, Device, Real, Sampling};
 use repairity::generate::{Request, Settings, generate};
@@ -18,6 +18,7 @@ use repairity::loss::{ppo, reward, sft};
 use repairity::model::head::{LogProbs, Scores};
 use repairity::model::{Adapter, Config, Decoder, Packed, Pass, ScalarHead};
 use repairity::optim::{Hyper, LearningRate, Optimizer};
+use repairity::prompt::Example;
 use repairity::recipe::{Recompute, Schedule};
 use repairity::weights::{Grads, Param};
 use serde_json::Value;
@@ -68,11 +69,7 @@ impl Fixture {
     /// The sequences with their loss masks.
     fn examples(&self) -> Vec<Example> {
         let masks = split(&integers(&self.expected["mask"]), &lengths(&self.expected["lengths"]));
-        let example = |(tokens, mask): (Vec<u32>, Vec<u32>)| Example {
-            id: String::new(),
-            tokens,
-            mask: mask.iter().map(|m| *m == 1).collect(),
-        };
+        let example = |(tokens, mask): (Vec<u32>, Vec<u32>)| Example { tokens, mask: mask.iter().map(|m| *m == 1).collect() };
         self.sequences().into_iter().zip(masks).map(example).collect()
     }
 
@@ -406,7 +403,8 @@ fn what_is_read_is_written_back_bit_for_bit() {
     }
     for fixture in fixtures("decoder") {
         let folder = fixture.path("model");
-        let storage = match read_json(&folder.join("config.json")).unwrap()["dtype"].as_str() {
+        let json = read_json(&folder.join("config.json")).unwrap();
+        let storage = match json.get("dtype").or(json.get("torch_dtype")).and_then(Value::as_str) {
             Some("float16") => Storage::F16,
             Some("bfloat16") => Storage::Bf16,
             _ => Storage::F32,
