@@ -403,7 +403,8 @@ fn what_is_read_is_written_back_bit_for_bit() {
     }
     for fixture in fixtures("decoder") {
         let folder = fixture.path("model");
-        let storage = match read_json(&folder.join("config.json")).unwrap()["dtype"].as_str() {
+        let json = read_json(&folder.join("config.json")).unwrap();
+        let storage = match json.get("dtype").or(json.get("torch_dtype")).and_then(Value::as_str) {
             Some("float16") => Storage::F16,
             Some("bfloat16") => Storage::Bf16,
             _ => Storage::F32,
