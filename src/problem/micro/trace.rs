@@ -106,7 +106,7 @@ pub fn trace(problem: &Problem, fix: &Fix) -> Result<String> {
     };
     let [a, b, c, d] = PARTS;
     Ok(format!(
-        "{a} {function} should return {task}\n{b} {bug}\n{c} {plan}\n{d} {rest} of {function} stays the same.\n{}",
+        "{a} {function} should return {task}\n{b} {bug}\n{c} {plan}\n{d} {rest} of {function} stays the same.\n\n{}",
         direct(&fix.code)
     ))
 }
