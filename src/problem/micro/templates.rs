@@ -743,7 +743,13 @@ pub const TEMPLATES: &[Template] = &[
         &[("first", "", "0"), ("last", "", "-1")],
         &[Words],
     ),
-    template("lengths", "the lengths of the words of W", "def F(W):\n    return [len(X) for X in W]", ONE, &[Words]),
+    template(
+        "lengths",
+        "the lengths of the words of W",
+        "def F(W):\n    R = []\n    for X in W:\n        R.append(len(X))\n    return R",
+        ONE,
+        &[Words],
+    ),
     template(
         "keep_words",
         "the words of W @",
