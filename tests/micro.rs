@@ -114,13 +114,15 @@ fn shapes_kinds_and_difficulties_are_many() {
         shapes.insert((knowledge.template.clone(), problem.kind.clone(), knowledge.line));
         templates.insert(knowledge.template);
         assert!((3..=6).contains(&problem.check.tests.len()));
+        let values: HashSet<&str> = problem.check.tests.iter().map(|test| test.rsplit_once(" == ").unwrap().1).collect();
+        assert!(values.len() > 1, "one value passes all tests of {problem:#?}");
         assert_eq!(problem.language, "python");
     }
     println!("{} templates, {} shapes\n{kinds:?}\n{difficulties:?}", templates.len(), shapes.len());
     assert!(templates.len() >= 80, "{}", templates.len());
     assert!(shapes.len() > 300, "{}", shapes.len());
     assert!(kinds.len() >= 16, "{kinds:?}");
-    assert!(kinds.values().all(|n| *n >= 30 && *n <= 1500), "{kinds:?}");
+    assert!(kinds.values().all(|n| *n >= 20 && *n <= 1500), "{kinds:?}");
     assert_eq!(difficulties.len(), 3);
     assert!(difficulties.values().all(|n| *n >= 600), "{difficulties:?}");
 }
@@ -252,17 +254,17 @@ fn a_corpus_is_mixed_as_told() {
     const COUNT: usize = 8000;
     let documents = corpus(6, COUNT, &Mixture::default(), &HashSet::new());
     assert_eq!(documents, corpus(6, COUNT, &Mixture::default(), &HashSet::new()));
-    let (mut plain, mut plain_right) = (0, 0);
+    let mut plain = 0;
     let (mut direct, mut direct_right, mut traced, mut traced_right, mut wrong, mut unchanged) = (0, 0, 0, 0, 0, 0);
     let mut characters = 0;
     for document in &documents {
         match document {
             Document::Text(text) => {
                 plain += 1;
-                plain_right += usize::from(!text.is_empty());
                 characters += text.len();
             }
             Document::Repair { problem, answer } => {
+                assert!(problem.extra.is_empty());
                 characters += problem.prompt.len() + buggy(problem).len() + answer.len();
                 let right = code(answer) == reference(problem);
                 if answer.starts_with("```python\n") {
@@ -281,7 +283,6 @@ fn a_corpus_is_mixed_as_told() {
         }
     }
     println!("{COUNT} documents, {} characters each", characters / COUNT);
-    assert_eq!(plain, plain_right);
     // Four standard deviations of a share of n documents are at most 2 / sqrt(n).
     let near = |part: usize, whole: usize, share: f64| {
         let found = part as f64 / whole as f64;

@@ -25,7 +25,7 @@ use crate::rng::Rng;
 use ast::Function;
 use bugs::Kind;
 use eval::{Fault, Value};
-use templates::{Input, TEMPLATES, Template};
+use templates::{Input, Template};
 use trace::Edit;
 
 pub(crate) use corpus::wrong;
@@ -53,7 +53,7 @@ pub struct Knowledge {
     pub function: String,
     /// The first line, from 1, where the buggy code differs from the reference.
     pub line: usize,
-    /// The buggy lines, without their indentation; empty where lines are missing.
+    /// The buggy lines, without their indentation unless only that is wrong; empty where lines are missing.
     pub wrong: String,
     /// What should stand there.
     pub right: String,
@@ -74,7 +74,7 @@ impl Knowledge {
 
 /// `count` problems, the same for the same seed, with ids `micro/<seed>/<n>`. No two have the same buggy code.
 pub fn generate(seed: u64, count: usize) -> Vec<Problem> {
-    let mut catalogue = Catalogue::default();
+    let mut catalogue = Catalogue::new();
     let mut seen = HashSet::new();
     let mut problems = Vec::with_capacity(count);
     let mut rng = Rng::new(seed, "micro problems", 0);
@@ -184,14 +184,14 @@ fn failures(expected: &[Value], outcomes: &[Outcome]) -> Option<Vec<bool>> {
     expected.iter().zip(outcomes).map(one).collect()
 }
 
-/// Up to `TESTS` inputs such that most programs that fail somewhere fail on one of them: always the input on which most of
+/// Up to `TESTS` inputs such that most of the programs that fail somewhere fail on one of them: always the input on which most of
 /// those left fail.
 fn choose(failures: &[Vec<bool>], inputs: usize) -> Vec<usize> {
     let mut left: Vec<&Vec<bool>> = failures.iter().collect();
     let mut chosen = Vec::new();
     while !left.is_empty() && chosen.len() < *TESTS.end() {
         let caught = |i: &usize| (left.iter().filter(|f| f[*i]).count(), std::cmp::Reverse(*i));
-        let Some(best) = (0..inputs).max_by_key(caught) else { break };
+        let Some(best) = (0..inputs).max_by_key(caught).filter(|i| caught(i).0 > 0) else { break };
         left.retain(|f| !f[best]);
         chosen.push(best);
     }
@@ -233,6 +233,18 @@ fn input(kind: Input, rng: &mut Rng) -> Value {
     }
 }
 
+/// Half of the time, makes a free number one of the items of the first list: drawn alone, the two would seldom meet.
+fn meet(kinds: &[Input], arguments: &mut [Value], rng: &mut Rng) {
+    let Some(at) = kinds.iter().position(|kind| *kind == Input::Int) else { return };
+    let item = match &arguments[0] {
+        Value::List(items) if !items.borrow().is_empty() => rng.pick(&items.borrow()).clone(),
+        _ => return,
+    };
+    if rng.chance(0.5) {
+        arguments[at] = item;
+    }
+}
+
 impl Shape {
     fn new(template: &'static Template, variant: usize, constant: i64) -> Shape {
         let (phrase, first, second) = template.variants[variant];
@@ -252,7 +264,8 @@ impl Shape {
         let mut inputs: Vec<Vec<Value>> = Vec::new();
         let mut expected = Vec::new();
         for _ in 0..TRIALS {
-            let arguments: Vec<Value> = template.inputs.iter().map(|kind| input(*kind, &mut rng)).collect();
+            let mut arguments: Vec<Value> = template.inputs.iter().map(|kind| input(*kind, &mut rng)).collect();
+            meet(template.inputs, &mut arguments, &mut rng);
             let known = inputs.iter().any(|old| old.iter().zip(&arguments).all(|(a, b)| a.same(b)));
             if let (false, Ok(value)) = (known, eval::call(&function, &arguments)) {
                 inputs.push(arguments);
@@ -266,13 +279,19 @@ impl Shape {
             let code = mutant.to_string();
             let Some(edit) = Edit::between(&code, &reference) else { continue };
             let failed = outcomes(&mutant, &inputs).and_then(|outcomes| failures(&expected, &outcomes));
-            if let Some(failed) = failed.filter(|failed| failed.contains(&true) && edit.is_unique_in(&code)) {
-                if codes.insert(code.clone()) {
-                    mutants.push((kind, edit, code, mutant, failed));
-                }
+            if let Some(failed) = failed.filter(|failed| failed.contains(&true) && edit.is_unique_in(&code))
+                && codes.insert(code.clone())
+            {
+                mutants.push((kind, edit, code, mutant, failed));
             }
         }
-        let failed: Vec<Vec<bool>> = mutants.iter().map(|m| m.4.clone()).collect();
+        // The tests have to catch answers without a thought as well: one value for all, an argument given back.
+        let mut failed: Vec<Vec<bool>> = mutants.iter().map(|m| m.4.clone()).collect();
+        failed.extend(expected.iter().map(|one| expected.iter().map(|value| !value.equals(one)).collect()));
+        failed.extend((0..template.inputs.len()).map(|i| {
+            let given = inputs.iter().map(|arguments| &arguments[i]);
+            given.zip(&expected).map(|(given, value)| !value.equals(given)).collect()
+        }));
         let tests = choose(&failed, inputs.len());
         mutants.retain(|m| tests.iter().any(|i| m.4[*i]));
 
@@ -331,23 +350,31 @@ fn difficulty(code: &str) -> &'static str {
     }
 }
 
+/// What `C` can be in a variant of a template: a single 0 where the variant has no constant.
+fn constants(template: &Template, variant: usize) -> &'static [i64] {
+    let (phrase, first, second) = template.variants[variant];
+    let takes = [template.says, template.code, phrase, first, second]
+        .iter()
+        .any(|text| text.split(|c: char| !c.is_alphanumeric()).any(|word| word == "C" || word == "D"));
+    if takes { CONSTANTS } else { &[0] }
+}
+
 /// Draws problems. Shapes are made once, when first drawn.
-#[derive(Default)]
 struct Catalogue {
+    templates: Vec<&'static Template>,
     shapes: HashMap<(usize, usize, i64), Rc<Shape>>,
 }
 
 impl Catalogue {
+    fn new() -> Catalogue {
+        Catalogue { templates: templates::all().collect(), shapes: HashMap::new() }
+    }
+
     fn shape(&mut self, rng: &mut Rng) -> Rc<Shape> {
-        let t = rng.below(TEMPLATES.len());
-        let template = &TEMPLATES[t];
+        let t = rng.below(self.templates.len());
+        let template = self.templates[t];
         let v = rng.below(template.variants.len());
-        let (phrase, first, second) = template.variants[v];
-        let constant = *rng.pick(CONSTANTS);
-        let takes = [template.says, template.code, phrase, first, second]
-            .iter()
-            .any(|text| text.split(|c: char| !c.is_alphanumeric()).any(|word| word == "C" || word == "D"));
-        let constant = if takes { constant } else { 0 };
+        let constant = *rng.pick(constants(template, v));
         self.shapes.entry((t, v, constant)).or_insert_with(|| Rc::new(Shape::new(template, v, constant))).clone()
     }
 
@@ -401,18 +428,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_template_prints_as_it_is_written_and_offers_bugs() {
-        for template in TEMPLATES {
+    fn every_shape_prints_as_it_is_written_and_has_bugs_and_telling_tests() {
+        for template in templates::all() {
             for (v, (_, first, second)) in template.variants.iter().enumerate() {
-                let shape = Shape::new(template, v, 3);
-                let written = rename(&template.code.replace('@', first).replace('#', second), |letter| match letter {
-                    'C' => Some("3".into()),
-                    'D' => Some("6".into()),
-                    _ => None,
-                });
-                assert_eq!(shape.reference, written, "{}", template.name);
-                assert!(shape.bugs.len() >= 3, "{} {v}: {} bugs", template.name, shape.bugs.len());
-                assert!(TESTS.contains(&shape.tests.len()), "{} {v}: {} tests", template.name, shape.tests.len());
+                for constant in constants(template, v) {
+                    let shape = Shape::new(template, v, *constant);
+                    let name = template.name;
+                    let code = template.code.replace('@', first).replace('#', second);
+                    let written = rename(&code, |letter| match letter {
+                        'C' => Some(constant.to_string()),
+                        'D' => Some((constant + 3).to_string()),
+                        _ => None,
+                    });
+                    assert_eq!(shape.reference, written, "{name}");
+                    assert!(!shape.bugs.is_empty(), "{name} {v} {constant}: no bugs");
+                    assert!(TESTS.contains(&shape.tests.len()), "{name} {v} {constant}: {:?}", shape.tests);
+                    assert_eq!(shape.tests.iter().collect::<HashSet<_>>().len(), shape.tests.len(), "{:?}", shape.tests);
+                    let values: HashSet<&str> = shape.tests.iter().map(|test| test.rsplit_once(" == ").unwrap().1).collect();
+                    assert!(values.len() > 1, "{name} {v} {constant}: one value passes {:?}", shape.tests);
+                }
             }
         }
     }

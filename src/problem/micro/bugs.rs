@@ -402,13 +402,22 @@ impl Site<'_> {
             }
             Expr::Slice(sequence, parts) => {
                 out.extend(within(inner.expr(sequence), |sequence| Expr::Slice(sequence.into(), parts.clone())));
+                if let [start, end, None] = parts {
+                    out.push((Kind::SwappedArguments, Expr::Slice(sequence.clone(), [end.clone(), start.clone(), None])));
+                }
                 for (i, part) in parts.iter().enumerate() {
                     let Some(part) = part else { continue };
-                    out.extend(within(self.at(Place::Bound).expr(part), |part| {
+                    let whole = |part: Expr| {
                         let mut parts = parts.clone();
                         parts[i] = Some(part.into());
                         Expr::Slice(sequence.clone(), parts)
-                    }));
+                    };
+                    if let Expr::Name(_) = **part {
+                        for op in [Arithmetic::Add, Arithmetic::Sub] {
+                            out.push((Kind::OffByOne, whole(Expr::Binary(op, part.clone(), Expr::Int(1).into()))));
+                        }
+                    }
+                    out.extend(within(self.at(Place::Bound).expr(part), whole));
                 }
             }
             Expr::Call(name, arguments) => {

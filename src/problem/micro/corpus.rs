@@ -15,7 +15,7 @@ pub enum Document {
     Text(String),
     /// A prompt, rendered from the problem, and an answer.
     Repair {
-        /// What is asked.
+        /// What is asked. It does not say what its bug is: a corpus is large, and nobody asks.
         problem: Box<Problem>,
         /// What is answered, right or wrong.
         answer: String,
@@ -48,11 +48,11 @@ impl Default for Mixture {
 /// `count` documents, the same for the same seed. Programs in `held_out` are in none of them: not as the code of a problem,
 /// not as its reference, not as an answer.
 pub fn corpus(seed: u64, count: usize, mixture: &Mixture, held_out: &HashSet<String>) -> Vec<Document> {
-    let mut catalogue = Catalogue::default();
+    let mut catalogue = Catalogue::new();
     let mut documents = Vec::with_capacity(count);
     let mut rng = Rng::new(seed, "micro corpus", 0);
     while documents.len() < count {
-        let problem = catalogue.draw(&mut rng, format!("micro/corpus/{seed}/{}", documents.len()));
+        let mut problem = catalogue.draw(&mut rng, format!("micro/corpus/{seed}/{}", documents.len()));
         let buggy = problem.buggy.clone().expect("problems of the suite are repairs");
         let reference = problem.reference.clone().expect("problems of the suite carry their reference");
         if held_out.contains(&buggy) || held_out.contains(&reference) {
@@ -75,6 +75,7 @@ pub fn corpus(seed: u64, count: usize, mixture: &Mixture, held_out: &HashSet<Str
             continue;
         }
         let answer = if traced { trace(&problem, &fix).expect("problems of the suite can be told") } else { direct(&fix.code) };
+        problem.extra.clear();
         documents.push(Document::Repair { problem: Box::new(problem), answer });
     }
     documents

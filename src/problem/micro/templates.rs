@@ -4,6 +4,11 @@
 //! `N K H` whole numbers, `X Y` items, `R Q` results, `I J` positions, `C D` constants with `C < D`. A template has variants:
 //! `@` stands for a phrase in the sentence and for code in the program, `#` for a second piece of code.
 
+mod numbers;
+mod texts;
+
+use Input::{Filled, Int, List, Positive};
+
 /// What a parameter is given in tests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Input {
@@ -79,11 +84,14 @@ const fn template(
     Template { name, says, code, variants, inputs }
 }
 
-use Input::{Filled, FilledText, Int, Large, List, Natural, Positive, Text, Words};
-
 /// Every template.
-pub const TEMPLATES: &[Template] = &[
-    // Lists, one pass.
+pub fn all() -> impl Iterator<Item = &'static Template> {
+    [LISTS, numbers::NUMBERS, texts::TEXTS].into_iter().flatten()
+}
+
+/// Programs on lists of numbers.
+const LISTS: &[Template] = &[
+    // One pass.
     template(
         "fold",
         "the @ of the items of L",
@@ -273,28 +281,67 @@ pub const TEMPLATES: &[Template] = &[
     template(
         "longest_run",
         "the length of the longest run of items of L that are @",
-        "def F(L):\n    R = 0\n    Q = 0\n    for X in L:\n        if @:\n            Q += 1\n        else:\n            Q = 0\n        R = max(R, Q)\n    return R",
+        concat!(
+            "def F(L):\n",
+            "    R = 0\n",
+            "    Q = 0\n",
+            "    for X in L:\n",
+            "        if @:\n",
+            "            Q += 1\n",
+            "        else:\n",
+            "            Q = 0\n",
+            "        R = max(R, Q)\n",
+            "    return R",
+        ),
         ALONE,
         &[List],
     ),
     template(
         "alternating",
         "the sum of L with items at @ indices subtracted",
-        "def F(L):\n    R = 0\n    for I in range(len(L)):\n        if I % 2 == @:\n            R += L[I]\n        else:\n            R -= L[I]\n    return R",
+        concat!(
+            "def F(L):\n",
+            "    R = 0\n",
+            "    for I in range(len(L)):\n",
+            "        if I % 2 == @:\n",
+            "            R += L[I]\n",
+            "        else:\n",
+            "            R -= L[I]\n",
+            "    return R",
+        ),
         &[("odd", "0", ""), ("even", "1", "")],
         &[List],
     ),
     template(
         "partition",
         "the items of L that are @, then the others",
-        "def F(L):\n    R = []\n    Q = []\n    for X in L:\n        if @:\n            R.append(X)\n        else:\n            Q.append(X)\n    return R + Q",
+        concat!(
+            "def F(L):\n",
+            "    R = []\n",
+            "    Q = []\n",
+            "    for X in L:\n",
+            "        if @:\n",
+            "            R.append(X)\n",
+            "        else:\n",
+            "            Q.append(X)\n",
+            "    return R + Q",
+        ),
         ALONE,
         &[List],
     ),
     template(
         "replace",
         "L with each K replaced by N",
-        "def F(L, K, N):\n    R = []\n    for X in L:\n        if X == K:\n            R.append(N)\n        else:\n            R.append(X)\n    return R",
+        concat!(
+            "def F(L, K, N):\n",
+            "    R = []\n",
+            "    for X in L:\n",
+            "        if X == K:\n",
+            "            R.append(N)\n",
+            "        else:\n",
+            "            R.append(X)\n",
+            "    return R",
+        ),
         ONE,
         &[List, Int, Int],
     ),
@@ -342,7 +389,15 @@ pub const TEMPLATES: &[Template] = &[
     template(
         "pairs_with_sum",
         "how many pairs of items of L add up to K",
-        "def F(L, K):\n    R = 0\n    for I in range(len(L)):\n        for J in range(I):\n            if L[I] + L[J] == K:\n                R += 1\n    return R",
+        concat!(
+            "def F(L, K):\n",
+            "    R = 0\n",
+            "    for I in range(len(L)):\n",
+            "        for J in range(I):\n",
+            "            if L[I] + L[J] == K:\n",
+            "                R += 1\n",
+            "    return R",
+        ),
         ONE,
         &[List, Int],
     ),
@@ -400,355 +455,15 @@ pub const TEMPLATES: &[Template] = &[
     template(
         "count_recursive",
         "how often K is in L",
-        "def F(L, K):\n    if not L:\n        return 0\n    if L[0] == K:\n        return 1 + F(L[1:], K)\n    return F(L[1:], K)",
+        concat!(
+            "def F(L, K):\n",
+            "    if not L:\n",
+            "        return 0\n",
+            "    if L[0] == K:\n",
+            "        return 1 + F(L[1:], K)\n",
+            "    return F(L[1:], K)",
+        ),
         ONE,
         &[List, Int],
-    ),
-    // Numbers, loops.
-    template(
-        "up_to",
-        "the @ of the numbers from 1 to N",
-        "def F(N):\n    R = #\n    for I in range(1, N + 1):\n        R @ I\n    return R",
-        &[("sum", "+=", "0"), ("product", "*=", "1")],
-        &[Natural],
-    ),
-    template(
-        "sum_to_mapped",
-        "the sum of the @ of the numbers from 1 to N",
-        "def F(N):\n    R = 0\n    for I in range(1, N + 1):\n        R += #\n    return R",
-        &[("squares", "", "I * I"), ("doubles", "", "I * 2"), ("cubes", "", "I * I * I")],
-        &[Natural],
-    ),
-    template(
-        "multiples",
-        "@ from 1 to N that are divisible by K",
-        "def F(N, K):\n    R = 0\n    for I in range(1, N + 1):\n        if I % K == 0:\n            R += #\n    return R",
-        &[("how many numbers", "", "1"), ("the sum of the numbers", "", "I")],
-        &[Natural, Positive],
-    ),
-    template(
-        "between_sum",
-        "@ from N to K inclusive",
-        "def F(N, K):\n    R = 0\n    for I in range(N, K + 1):\n        if I % C == 0:\n            R += #\n    return R",
-        &[("how many multiples of C are", "", "1"), ("the sum of the multiples of C", "", "I")],
-        &[Natural, Positive],
-    ),
-    template(
-        "divisors",
-        "@ of N",
-        "def F(N):\n    R = 0\n    for I in range(1, N + 1):\n        if N % I == 0:\n            R += #\n    return R",
-        &[("the number of divisors", "", "1"), ("the sum of the divisors", "", "I")],
-        &[Positive],
-    ),
-    template(
-        "prime",
-        "whether N is prime",
-        "def F(N):\n    for I in range(2, N):\n        if N % I == 0:\n            return False\n    return N > 1",
-        ONE,
-        &[Natural],
-    ),
-    template(
-        "fibonacci",
-        "Fibonacci number N, counting from 0 and 1",
-        "def F(N):\n    R, Q = 0, 1\n    for I in range(N):\n        R, Q = Q, R + Q\n    return R",
-        ONE,
-        &[Natural],
-    ),
-    template(
-        "power",
-        "N to the power K",
-        "def F(N, K):\n    R = 1\n    for I in range(K):\n        R *= N\n    return R",
-        ONE,
-        &[Int, Natural],
-    ),
-    template(
-        "squares",
-        "the @ of the numbers below N",
-        "def F(N):\n    R = []\n    for I in range(N):\n        R.append(#)\n    return R",
-        &[("squares", "", "I * I"), ("multiples by C", "", "I * C"), ("remainders by C", "", "I % C")],
-        &[Natural],
-    ),
-    template(
-        "table",
-        "the first N multiples of K, from K on",
-        "def F(N, K):\n    R = []\n    for I in range(1, N + 1):\n        R.append(I * K)\n    return R",
-        ONE,
-        &[Natural, Int],
-    ),
-    template(
-        "countdown",
-        "the numbers from N down to 1",
-        "def F(N):\n    R = []\n    while N > 0:\n        R.append(N)\n        N -= 1\n    return R",
-        ONE,
-        &[Natural],
-    ),
-    template(
-        "digits",
-        "@ of N",
-        "def F(N):\n    R = 0\n    while N > 0:\n        R += #\n        N //= 10\n    return R",
-        &[("the sum of the digits", "", "N % 10"), ("the number of digits", "", "1")],
-        &[Large],
-    ),
-    template(
-        "reverse_digits",
-        "N with its digits reversed",
-        "def F(N):\n    R = 0\n    while N > 0:\n        R = R * 10 + N % 10\n        N //= 10\n    return R",
-        ONE,
-        &[Large],
-    ),
-    template(
-        "digit_count",
-        "how many digits of N are @",
-        "def F(N):\n    R = 0\n    while N > 0:\n        if #:\n            R += 1\n        N //= 10\n    return R",
-        &[("even", "", "N % 10 % 2 == 0"), ("equal to C", "", "N % 10 == C"), ("greater than C", "", "N % 10 > C")],
-        &[Large],
-    ),
-    template(
-        "halvings",
-        "how often N is divided by C until it is below C",
-        "def F(N):\n    R = 0\n    while N >= C:\n        N //= C\n        R += 1\n    return R",
-        ONE,
-        &[Large],
-    ),
-    template(
-        "doublings",
-        "the first of 1, C, C * C, ... that is at least N",
-        "def F(N):\n    R = 1\n    while R < N:\n        R *= C\n    return R",
-        ONE,
-        &[Large],
-    ),
-    template(
-        "gcd",
-        "the greatest common divisor of N and K",
-        "def F(N, K):\n    while K:\n        N, K = K, N % K\n    return N",
-        ONE,
-        &[Positive, Positive],
-    ),
-    // Numbers, recursion.
-    template(
-        "up_to_recursive",
-        "the @ of the numbers from 1 to N",
-        "def F(N):\n    if N == 0:\n        return #\n    return N @ F(N - 1)",
-        &[("sum", "+", "0"), ("product", "*", "1")],
-        &[Natural],
-    ),
-    template(
-        "fibonacci_recursive",
-        "Fibonacci number N, counting from 0 and 1",
-        "def F(N):\n    if N < 2:\n        return N\n    return F(N - 1) + F(N - 2)",
-        ONE,
-        &[Natural],
-    ),
-    template(
-        "power_recursive",
-        "N to the power K",
-        "def F(N, K):\n    if K == 0:\n        return 1\n    return N * F(N, K - 1)",
-        ONE,
-        &[Int, Natural],
-    ),
-    template(
-        "gcd_recursive",
-        "the greatest common divisor of N and K",
-        "def F(N, K):\n    if K == 0:\n        return N\n    return F(K, N % K)",
-        ONE,
-        &[Positive, Positive],
-    ),
-    template(
-        "digits_recursive",
-        "@ of N",
-        "def F(N):\n    if N < 10:\n        return #\n    return @ + F(N // 10)",
-        &[("the number of digits", "1", "1"), ("the sum of the digits", "N % 10", "N")],
-        &[Large],
-    ),
-    // Numbers, branches.
-    template("absolute", "N without its sign", "def F(N):\n    if N < 0:\n        return -N\n    return N", ONE, &[Int]),
-    template(
-        "sign",
-        "1 if N is positive, -1 if negative, else 0",
-        "def F(N):\n    if N > 0:\n        return 1\n    if N < 0:\n        return -1\n    return 0",
-        ONE,
-        &[Int],
-    ),
-    template(
-        "choose",
-        "the @ of N and K",
-        "def F(N, K):\n    if N @ K:\n        return N\n    return K",
-        &[("larger", ">", ""), ("smaller", "<", "")],
-        &[Int, Int],
-    ),
-    template(
-        "of_three",
-        "the @ of N, K and H",
-        "def F(N, K, H):\n    R = N\n    if K @ R:\n        R = K\n    if H @ R:\n        R = H\n    return R",
-        &[("largest", ">", ""), ("smallest", "<", "")],
-        &[Int, Int, Int],
-    ),
-    template(
-        "clamp",
-        "N, but K if N is less and H if N is greater than H",
-        "def F(N, K, H):\n    if N < K:\n        return K\n    if N > H:\n        return H\n    return N",
-        ONE,
-        &[Int, Natural, Positive],
-    ),
-    template(
-        "inside",
-        "whether N is @",
-        "def F(N, K, H):\n    return #",
-        &[
-            ("between K and H inclusive", "", "N >= K and N <= H"),
-            ("strictly between K and H", "", "N > K and N < H"),
-            ("less than K or greater than H", "", "N < K or N > H"),
-        ],
-        &[Int, Natural, Positive],
-    ),
-    template(
-        "even_or",
-        "N halved if N is even, else N times C plus 1",
-        "def F(N):\n    if N % 2 == 0:\n        return N // 2\n    return N * C + 1",
-        ONE,
-        &[Natural],
-    ),
-    template(
-        "label",
-        "'@' if N is greater than C, else 'low'",
-        "def F(N):\n    return '@' if N > C else 'low'",
-        &[("high", "high", ""), ("big", "big", "")],
-        &[Natural],
-    ),
-    template(
-        "grade",
-        "'high' from D on, 'mid' from C on, else 'low'",
-        "def F(N):\n    if N >= D:\n        return 'high'\n    if N >= C:\n        return 'mid'\n    return 'low'",
-        ONE,
-        &[Positive],
-    ),
-    template(
-        "price",
-        "K times N, minus D if N is at least C",
-        "def F(N, K):\n    R = K * N\n    if N >= C:\n        R -= D\n    return R",
-        ONE,
-        &[Positive, Positive],
-    ),
-    template(
-        "formula",
-        "@",
-        "def F(N, K):\n    return #",
-        &[
-            ("twice the sum of N and K", "", "2 * (N + K)"),
-            ("N times K plus C", "", "N * K + C"),
-            ("N minus K times C", "", "N - K * C"),
-            ("the square of N minus K", "", "N * N - K"),
-            ("the difference of N and K without sign", "", "abs(N - K)"),
-            ("N divided by K, rounded up", "", "(N + K - 1) // K"),
-            ("the remainder of N times C by K", "", "N * C % K"),
-        ],
-        &[Int, Positive],
-    ),
-    template(
-        "divides",
-        "whether N is divisible by @",
-        "def F(N):\n    return N % C == 0 # N % D == 0",
-        &[("C or D", "", "or"), ("C and D", "", "and")],
-        &[Large],
-    ),
-    // Texts and words.
-    template(
-        "count_letter",
-        "how often '@' is in S",
-        "def F(S):\n    R = 0\n    for X in S:\n        if X == '@':\n            R += 1\n    return R",
-        &[("a", "a", ""), ("b", "b", ""), ("e", "e", "")],
-        &[Text],
-    ),
-    template(
-        "vowels",
-        "how many letters of S are @",
-        "def F(S):\n    R = 0\n    for X in S:\n        if X @ 'aeiou':\n            R += 1\n    return R",
-        &[("vowels", "in", ""), ("not vowels", "not in", "")],
-        &[Text],
-    ),
-    template(
-        "drop_letter",
-        "S without the letter '@'",
-        "def F(S):\n    R = ''\n    for X in S:\n        if X != '@':\n            R += X\n    return R",
-        &[("a", "a", ""), ("b", "b", ""), ("e", "e", "")],
-        &[Text],
-    ),
-    template(
-        "reverse_text",
-        "S in reverse order",
-        "def F(S):\n    R = ''\n    for X in S:\n        R = X + R\n    return R",
-        ONE,
-        &[Text],
-    ),
-    template(
-        "double_letters",
-        "S with every letter doubled",
-        "def F(S):\n    R = ''\n    for X in S:\n        R += X + X\n    return R",
-        ONE,
-        &[Text],
-    ),
-    template(
-        "palindrome",
-        "whether S reads the same in both directions",
-        "def F(S):\n    for I in range(len(S) // 2):\n        if S[I] != S[-1 - I]:\n            return False\n    return True",
-        ONE,
-        &[Text],
-    ),
-    template(
-        "ends_equal",
-        "whether S starts and ends with the same letter",
-        "def F(S):\n    return S[0] == S[-1]",
-        ONE,
-        &[FilledText],
-    ),
-    template(
-        "cut",
-        "S @ its first K letters",
-        "def F(S, K):\n    return S[K:]#",
-        &[("without", "", ""), ("rotated by", "", " + S[:K]")],
-        &[FilledText, Positive],
-    ),
-    template(
-        "repeats",
-        "how many letters of S equal the letter before",
-        "def F(S):\n    R = 0\n    for I in range(1, len(S)):\n        if S[I] == S[I - 1]:\n            R += 1\n    return R",
-        ONE,
-        &[Text],
-    ),
-    template(
-        "longest",
-        "the first @ word of W",
-        "def F(W):\n    R = W[0]\n    for X in W:\n        if len(X) @ len(R):\n            R = X\n    return R",
-        &[("longest", ">", ""), ("shortest", "<", "")],
-        &[Words],
-    ),
-    template(
-        "count_words",
-        "how many words of W have @ K letters",
-        "def F(W, K):\n    R = 0\n    for X in W:\n        if len(X) @ K:\n            R += 1\n    return R",
-        &[("more than", ">", ""), ("less than", "<", ""), ("exactly", "==", "")],
-        &[Words, Positive],
-    ),
-    template(
-        "total_length",
-        "the number of letters in all words of W",
-        "def F(W):\n    R = 0\n    for X in W:\n        R += len(X)\n    return R",
-        ONE,
-        &[Words],
-    ),
-    template(
-        "initials",
-        "the @ letters of the words of W",
-        "def F(W):\n    R = ''\n    for X in W:\n        R += X[#]\n    return R",
-        &[("first", "", "0"), ("last", "", "-1")],
-        &[Words],
-    ),
-    template("lengths", "the lengths of the words of W", "def F(W):\n    return [len(X) for X in W]", ONE, &[Words]),
-    template(
-        "keep_words",
-        "the words of W @",
-        "def F(W):\n    return [X for X in W if '#' @ X]",
-        &[("with the letter a", "in", "a"), ("without the letter a", "not in", "a"), ("with the letter b", "in", "b")],
-        &[Words],
     ),
 ];
