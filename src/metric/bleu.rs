@@ -132,7 +132,7 @@ impl Config {
         let mut orders = ORDER;
         let mut halved = 1.0;
         if counts.correct.iter().any(|correct| *correct > 0) {
-            for order in 0..ORDER {
+            for (order, precision) in precisions.iter_mut().enumerate() {
                 let (correct, total) = (counts.correct[order] as f64, counts.total[order] as f64);
                 if total == 0.0 {
                     break;
@@ -140,7 +140,7 @@ impl Config {
                 if self.effective_order {
                     orders = order + 1;
                 }
-                precisions[order] = match (counts.correct[order], self.smoothing) {
+                *precision = match (counts.correct[order], self.smoothing) {
                     (0, Smoothing::Exp) => {
                         halved *= 2.0;
                         100.0 / (halved * total)
