@@ -50,8 +50,8 @@ pub fn answer_text(reasoning: &str, code: &str, language: &str) -> String {
     }
 }
 
-/// Code in a fence that is longer than any in the code.
-fn fenced(code: &str, language: &str) -> String {
+/// Code in a fence that is marked with its language and longer than any fence in the code.
+pub fn fenced(code: &str, language: &str) -> String {
     let longest = code.lines().map(|line| backticks(line.trim_start())).max().unwrap_or(0);
     let fence = "`".repeat(3.max(longest + 1));
     format!("{fence}{language}\n{}\n{fence}", code.trim_end())
