@@ -55,14 +55,14 @@ impl Row<'_> {
     /// A text, its line ends made `\n`.
     pub(super) fn text(&self, field: &str) -> Result<String> {
         let text = self.get(field).and_then(Value::as_str).ok_or_else(|| self.expect(field, "a text"))?;
-        Ok(text.replace("\r\n", "\n"))
+        Ok(lines(text))
     }
 
     /// A list of texts.
     pub(super) fn texts(&self, field: &str) -> Result<Vec<String>> {
         let wrong = || self.expect(field, "a list of texts");
         let list = self.get(field).and_then(Value::as_array).ok_or_else(wrong)?;
-        list.iter().map(|v| v.as_str().map(|s| s.replace("\r\n", "\n")).ok_or_else(wrong)).collect()
+        list.iter().map(|v| v.as_str().map(lines).ok_or_else(wrong)).collect()
     }
 
     /// A whole number, as text.
@@ -70,6 +70,11 @@ impl Row<'_> {
         let number = self.get(field).and_then(Value::as_u64).ok_or_else(|| self.expect(field, "a whole number"))?;
         Ok(number.to_string())
     }
+}
+
+/// Line ends as Python reads them: `\r\n` and a lone `\r` are one each.
+fn lines(text: &str) -> String {
+    text.replace("\r\n", "\n").replace('\r', "\n")
 }
 
 fn kind(value: &Value) -> &'static str {

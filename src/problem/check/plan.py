@@ -102,7 +102,7 @@ def _case(space, node):
         op, left, value = "true", test, None
     else:
         raise _Whole
-    return [ast.unparse(left), _NEGATED[op] if negated else op, value, ast.unparse(node)]
+    return [ast.unparse(left), _NEGATED[op] if negated else op, value, "assert " + ast.unparse(node.test)]
 
 
 def _wanted(code, known):
