@@ -60,11 +60,7 @@ pub struct Dropped {
 
 /// Keeps the problems whose reference passes and whose buggy code fails, with the checker that will judge answers. `done`
 /// is called after each check, with how many are done so far.
-pub fn vet(
-    checker: &Checker,
-    problems: Vec<Problem>,
-    done: &(dyn Fn(usize) + Sync),
-) -> Result<(Vec<Problem>, Vec<Dropped>)> {
+pub fn vet(checker: &Checker, problems: Vec<Problem>, done: &(dyn Fn(usize) + Sync)) -> Result<(Vec<Problem>, Vec<Dropped>)> {
     let mut items: Vec<(&Problem, &str)> = Vec::new();
     let mut owners: Vec<(usize, bool)> = Vec::new();
     for (index, problem) in problems.iter().enumerate() {

@@ -135,7 +135,9 @@ impl Sandbox {
         }
         sandbox.namespaces = child::Namespaces::None;
         sandbox.probe().map_err(|e| {
-            Error::Machine(format!("{e}; programs that nobody trusts cannot be confined; sandbox = \"none\" runs them unconfined"))
+            Error::Machine(format!(
+                "{e}; programs that nobody trusts cannot be confined; sandbox = \"none\" runs them unconfined"
+            ))
         })?;
         Ok(sandbox)
     }
@@ -214,14 +216,7 @@ impl Sandbox {
         };
         let (pid, handle) = plan.start()?;
         let handle = unsafe { OwnedFd::from_raw_fd(handle) };
-        Ok(Running {
-            pid,
-            handle,
-            deadline: Instant::now() + program.limits.wall,
-            ended: None,
-            work,
-            disk: program.limits.disk,
-        })
+        Ok(Running { pid, handle, deadline: Instant::now() + program.limits.wall, ended: None, work, disk: program.limits.disk })
     }
 }
 
@@ -337,4 +332,111 @@ pub fn pipe() -> Result<(OwnedFd, OwnedFd)> {
 /// Writes all of `bytes` to a program that may stop reading or die at any time: `false` when it did.
 pub fn feed(pipe: &mut File, bytes: &[u8]) -> bool {
     pipe.write_all(bytes).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Runs Python code and returns what it wrote to descriptor 3, and how it ended.
+    fn run(sandbox: &Sandbox, code: &str, seconds: f64) -> (String, Ended) {
+        let python = Python::find().unwrap();
+        let (ours, theirs) = pipe().unwrap();
+        let args = [ISOLATED.as_slice(), &["-c", code]].concat();
+        let limits = Limits { disk: 1 << 20, output: 1 << 16, ..Limits::of(Duration::from_secs_f64(seconds)) };
+        let program = Program { executable: &python.executable, args: &args, reads: &python.reads, pipes: &[&theirs], limits };
+        let mut running = sandbox.spawn(&program).unwrap();
+        drop(theirs);
+        let (mut file, mut bytes) = (File::from(ours), Vec::new());
+        let ended = loop {
+            match running.hear(&mut file, &mut bytes, limits.output) {
+                Heard::More(_) => {}
+                Heard::Flood => break running.kill(),
+                Heard::End | Heard::Timeout => break running.wait(),
+            }
+        };
+        (String::from_utf8_lossy(&bytes).into_owned(), ended)
+    }
+
+    /// What an ordinary user has in a container that gives no namespaces.
+    fn without_namespaces() -> Sandbox {
+        let sandbox = Sandbox::new(Mode::Strict).unwrap();
+        Sandbox { namespaces: child::Namespaces::None, ..sandbox }
+    }
+
+    /// Tests that look at the work folders take turns.
+    fn turn() -> std::sync::MutexGuard<'static, ()> {
+        static TURN: std::sync::Mutex<()> = std::sync::Mutex::new(());
+        TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn folders() -> usize {
+        let mark = format!("repairity-{}-", std::process::id());
+        let entries = std::fs::read_dir(std::env::temp_dir()).unwrap();
+        entries.flatten().filter(|e| e.file_name().to_string_lossy().starts_with(&mark)).count()
+    }
+
+    const ESCAPES: &str = "
+import os, sys, socket, ctypes
+libc = ctypes.CDLL(None, use_errno=True)
+tries = {
+    'home': lambda: os.listdir(os.path.expanduser('~root')), 'shadow': lambda: open('/etc/shadow'),
+    'above': lambda: os.listdir('..'), 'proc': lambda: os.listdir('/proc/self/fd'), 'tmp': lambda: open('/var/tmp/x', 'w'),
+    'kill': lambda: os.kill(-1, 9), 'parent': lambda: os.kill(os.getppid(), 9), 'fork': os.fork,
+    'socket': lambda: socket.socket(), 'chmod': lambda: os.chmod('/tmp', 0o777),
+    'unshare': lambda: libc.unshare(0x10000000) == 0 or os.listdir('/'),
+    'limit': lambda: __import__('resource').prlimit(1, 7),
+}
+got = []
+for name, attempt in tries.items():
+    try: attempt(); got.append(name)
+    except OSError: pass
+open('x', 'w').write('mine')
+os.write(3, repr((got, open('x').read(), os.listdir('.'))).encode())
+";
+
+    #[test]
+    fn landlock_and_seccomp_hold_without_namespaces() {
+        let _turn = turn();
+        let sandbox = without_namespaces();
+        let (said, ended) = run(&sandbox, ESCAPES, 10.0);
+        assert_eq!((said.as_str(), ended), ("([], 'mine', ['x'])", Ended::Exit(0)));
+        // A folder on a real disk has its bound too, and nothing of it stays.
+        let fill = "n = 0\nwhile True:\n    n += 1\n    open(str(n), 'wb').write(bytes(1 << 19))\n";
+        let (_, ended) = run(&sandbox, fill, 10.0);
+        assert_eq!((ended, folders()), (Ended::Killed, 0));
+    }
+
+    #[test]
+    fn namespaces_change_nothing_that_a_program_can_count_on() {
+        let sandbox = Sandbox::new(Mode::Strict).unwrap();
+        let (said, ended) = run(&sandbox, ESCAPES, 10.0);
+        assert_eq!((said.as_str(), ended), ("([], 'mine', ['x'])", Ended::Exit(0)));
+        assert!(sandbox.layers().contains(&"landlock") && sandbox.layers().contains(&"seccomp"));
+    }
+
+    #[test]
+    fn without_a_sandbox_limits_and_the_environment_still_hold() {
+        let _turn = turn();
+        let sandbox = Sandbox::new(Mode::None).unwrap();
+        assert!(!sandbox.layers().contains(&"landlock"));
+        let (said, ended) = run(&sandbox, "import os\nos.write(3, repr(sorted(os.environ)).encode())", 10.0);
+        assert_eq!((said.as_str(), ended), ("['LANG', 'LC_ALL', 'PATH', 'PYTHONHASHSEED', 'TZ']", Ended::Exit(0)));
+        let child = "import os, time\nif os.fork() == 0: os.write(3, b'child')\nos.close(3)\ntime.sleep(60)";
+        let start = Instant::now();
+        let (said, ended) = run(&sandbox, child, 0.5);
+        assert_eq!((said.as_str(), ended), ("child", Ended::Killed));
+        assert!(start.elapsed() < Duration::from_secs(30));
+        let (_, ended) = run(&sandbox, "x = bytes(1 << 31)", 10.0);
+        assert_eq!((ended, folders()), (Ended::Exit(1), 0));
+    }
+
+    #[test]
+    fn a_refused_program_is_named() {
+        let sandbox = Sandbox::new(Mode::Strict).unwrap();
+        let limits = Limits::of(Duration::from_secs(5));
+        let program = Program { executable: Path::new("/no/such/program"), args: &[], reads: &[], pipes: &[], limits };
+        let text = sandbox.spawn(&program).unwrap_err().to_string();
+        assert!(text.contains("exec: No such file"), "{text}");
+    }
 }

@@ -1,6 +1,8 @@
 //! The published benchmarks through the checker: every reference passes, no bug does.
 
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use repairity::problem::{self, Checker};
@@ -47,9 +49,90 @@ fn mbpp_references_pass() {
     let Some(path) = data("mbpp/mbpp.jsonl") else { return };
     let problems = problem::load("mbpp", Some(&path), 0, 0).unwrap();
     assert_eq!(problems.len(), 974);
-    assert!(problems.iter().all(|p| p.check.tests.len() == 3 && p.buggy.is_none() && !p.reference.as_ref().unwrap().contains('\r')));
+    assert!(
+        problems.iter().all(|p| p.check.tests.len() == 3 && p.buggy.is_none() && !p.reference.as_ref().unwrap().contains('\r'))
+    );
     let (passed, failures) = outcomes(&references(&problems));
     assert_eq!(passed, 974, "{failures:#?}");
+}
+
+#[test]
+fn mutants_of_references_fail_and_are_vetted() {
+    let Some(path) = data("mbpp/mbpp.jsonl") else { return };
+    let mut problems = problem::load("mbpp", Some(&path), 0, 60).unwrap();
+    let checker = checker();
+    let before = problems.clone();
+    let without = problem::mutate(&checker, &mut problems, 17, &|_| {}).unwrap();
+    println!("{} of {} without a mutant: {without:?}", without.len(), problems.len());
+    assert!(without.len() <= 3, "{without:?}");
+    let bugs = ["operator misuse", "value misuse", "variable misuse", "missing logic", "excess logic", "function misuse"];
+    for (old, new) in before.iter().zip(&problems).filter(|(_, p)| p.buggy.is_some()) {
+        let (reference, buggy) = (new.reference.as_ref().unwrap(), new.buggy.as_ref().unwrap());
+        assert!(bugs.contains(&new.kind.as_str()) && reference != buggy && old.reference == new.reference, "{}", new.id);
+        // One place changed: what stands before and after it is the reference's own text.
+        let (a, b) = (reference.as_bytes(), buggy.as_bytes());
+        let head = a.iter().zip(b).take_while(|(x, y)| x == y).count();
+        let tail = a[head..].iter().rev().zip(b[head..].iter().rev()).take_while(|(x, y)| x == y).count();
+        assert!(head + tail > 0 && head + tail + 200 > a.len().max(b.len()), "{}", new.id);
+    }
+    let mut again = before.clone();
+    problem::mutate(&checker, &mut again, 17, &|_| {}).unwrap();
+    assert_eq!(problems, again);
+    problem::mutate(&checker, &mut again, 18, &|_| {}).unwrap();
+    assert_eq!(problems, again, "buggy code that is there stays");
+
+    // A reference that fails and a bug that passes are dropped, with the reason.
+    let mut bad = problems.iter().filter(|p| p.buggy.is_some()).take(4).cloned().collect::<Vec<_>>();
+    bad[1].reference = bad[1].buggy.clone();
+    bad[2].buggy = bad[2].reference.clone();
+    let ids: Vec<String> = bad.iter().map(|p| p.id.clone()).collect();
+    let (kept, dropped) = problem::vet(&checker, bad, &|_| {}).unwrap();
+    assert_eq!(kept.iter().map(|p| &p.id).collect::<Vec<_>>(), [&ids[0], &ids[3]]);
+    assert_eq!(dropped.iter().map(|d| &d.id).collect::<Vec<_>>(), [&ids[1], &ids[2]]);
+    assert!(dropped[0].reason.starts_with("its reference does not pass: test "), "{dropped:?}");
+    assert_eq!(dropped[1].reason, "its buggy code passes every test");
+}
+
+#[test]
+fn a_stop_ends_a_run_early() {
+    let Some(path) = data("mbpp/mbpp.jsonl") else { return };
+    let problems = problem::load("mbpp", Some(&path), 0, 40).unwrap();
+    let stop = Arc::new(AtomicBool::new(false));
+    let checker = checker().with_stop(Arc::clone(&stop));
+    let seen = AtomicUsize::new(0);
+    let done = |n: usize| {
+        seen.fetch_max(n, Ordering::Relaxed);
+        stop.store(true, Ordering::Relaxed);
+    };
+    let error = checker.check_all(&references(&problems), &done).unwrap_err();
+    assert_eq!(error.exit_code(), 130);
+    assert!((1..=2).contains(&seen.load(Ordering::Relaxed)));
+}
+
+#[test]
+fn a_malformed_row_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("mbpp.jsonl");
+    let good = r#"{"text":"t","code":"c","task_id":1,"test_setup_code":"","test_list":["assert True"],"challenge_test_list":[]}"#;
+    let cases = [
+        (good.replace("\"c\"", "7"), "`code`: a text is expected, a number was found"),
+        (good.replace("\"task_id\"", "\"id\""), "`task_id`: a whole number is expected, nothing was found"),
+        (good.replace("[\"assert True\"]", "[1]"), "`test_list`: a list of texts is expected, a list was found"),
+        (good.replace("[\"assert True\"]", "[]"), "`test_list`: at least one test is expected"),
+        ("[1]".into(), "an object is expected"),
+        (good[..20].to_owned(), "EOF"),
+    ];
+    for (row, message) in cases {
+        std::fs::write(&path, format!("{good}\n\n{row}\n")).unwrap();
+        let error = problem::load("mbpp", Some(&path), 0, 0).unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        let text = error.to_string();
+        assert!(text.contains("mbpp.jsonl:3: ") && text.contains(message), "{text}");
+    }
+    std::fs::write(&path, "").unwrap();
+    assert_eq!(problem::load("mbpp", Some(&path), 0, 0).unwrap_err().exit_code(), 2);
+    assert_eq!(problem::load("quixbugs", Some(&folder.path().join("none")), 0, 0).unwrap_err().exit_code(), 2);
+    assert_eq!(problem::load("quixbugs", None, 0, 0).unwrap_err().exit_code(), 2);
 }
 
 #[test]
@@ -62,7 +145,6 @@ fn humaneval_fix_references_pass_and_bugs_fail() {
     assert_eq!(passed, 164, "{failures:#?}");
     let (passed, failures) = outcomes(&bugs(&mut problems));
     assert_eq!((passed, failures.len()), (0, 164), "{failures:#?}");
-    println!("{failures:#?}");
 }
 
 #[test]
@@ -74,5 +156,4 @@ fn quixbugs_solutions_pass_and_bugs_fail() {
     assert_eq!(passed, 40, "{failures:#?}");
     let (passed, failures) = outcomes(&bugs(&mut problems));
     assert_eq!((passed, failures.len()), (0, 40), "{failures:#?}");
-    println!("{failures:#?}");
 }

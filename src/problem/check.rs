@@ -196,9 +196,7 @@ impl Checker {
 
     /// The plans of `keys`; none when the trusted process did not get through.
     fn plan(&self, keys: &[Key]) -> Result<Option<Vec<Plan>>> {
-        let problem = |(prelude, setup, tests): &Key| {
-            Value::List(vec![Value::text(prelude), Value::text(setup), texts(tests)])
-        };
+        let problem = |(prelude, setup, tests): &Key| Value::List(vec![Value::text(prelude), Value::text(setup), texts(tests)]);
         let request = Value::List(keys.iter().map(problem).collect());
         let Some(frames) = self.ask_trusted(PLAN, &request, keys.len())? else { return Ok(None) };
         Ok(frames.iter().map(Plan::read).collect())
@@ -223,8 +221,7 @@ impl Checker {
 
     fn spawn(&self, source: &str, pipes: &[&OwnedFd], limits: Limits) -> Result<Running> {
         let args = [sandbox::ISOLATED.as_slice(), &["-c", source]].concat();
-        let program =
-            Program { executable: &self.python.executable, args: &args, reads: &self.python.reads, pipes, limits };
+        let program = Program { executable: &self.python.executable, args: &args, reads: &self.python.reads, pipes, limits };
         self.sandbox.spawn(&program)
     }
 

@@ -27,13 +27,9 @@ struct Mutant {
 
 /// Gives every problem that has a reference and no buggy code a mutant that fails at least one test, and sets `kind` to the
 /// kind of bug. Problems where no mutant does are returned and stay as they are. `done` is called after each problem.
-pub fn mutate(
-    checker: &Checker,
-    problems: &mut [Problem],
-    seed: u64,
-    done: &(dyn Fn(usize) + Sync),
-) -> Result<Vec<Dropped>> {
-    let needy: Vec<usize> = (0..problems.len()).filter(|i| problems[*i].buggy.is_none() && problems[*i].reference.is_some()).collect();
+pub fn mutate(checker: &Checker, problems: &mut [Problem], seed: u64, done: &(dyn Fn(usize) + Sync)) -> Result<Vec<Dropped>> {
+    let needy: Vec<usize> =
+        (0..problems.len()).filter(|i| problems[*i].buggy.is_none() && problems[*i].reference.is_some()).collect();
     let batches: Vec<&[usize]> = needy.chunks(BATCH).collect();
     let found = checker.spread(batches.len(), &|_| {}, |b| {
         let sources = batches[b].iter().map(|i| Value::text(problems[*i].reference.as_deref().unwrap_or_default()));

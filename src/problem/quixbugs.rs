@@ -59,7 +59,10 @@ mod tests {
 
     #[test]
     fn asserts_are_told_apart_and_programs_stay_whole() {
-        assert_eq!(statements("assert f(1) == 2\nassert f(2) == [\n    1,\n]\n"), ["assert f(1) == 2", "assert f(2) == [\n    1,\n]"]);
+        assert_eq!(
+            statements("assert f(1) == 2\nassert f(2) == [\n    1,\n]\n"),
+            ["assert f(1) == 2", "assert f(2) == [\n    1,\n]"]
+        );
         let program = "class Node:\n    pass\n\nassert f(Node())";
         assert_eq!(statements(program), [program]);
         assert!(statements("\n").is_empty());

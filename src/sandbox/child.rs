@@ -73,12 +73,10 @@ impl Plan<'_> {
     /// Starts the child and returns its pid and pidfd.
     pub(super) fn start(&self) -> Result<(libc::pid_t, RawFd)> {
         let pointers = |list: &[CString]| list.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect();
-        let mut shared =
-            Shared { plan: self, argv: pointers(&self.args), envp: pointers(&self.environment), failed: None };
+        let mut shared = Shared { plan: self, argv: pointers(&self.args), envp: pointers(&self.environment), failed: None };
         assert!(self.fds.len() <= MOST_FDS, "at most {MOST_FDS} descriptors");
         let mut flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD | libc::SIGCHLD;
-        let spaces =
-            libc::CLONE_NEWPID | libc::CLONE_NEWNET | libc::CLONE_NEWIPC | libc::CLONE_NEWNS | libc::CLONE_NEWUTS;
+        let spaces = libc::CLONE_NEWPID | libc::CLONE_NEWNET | libc::CLONE_NEWIPC | libc::CLONE_NEWNS | libc::CLONE_NEWUTS;
         flags |= match self.namespaces {
             Namespaces::None => 0,
             Namespaces::User => spaces | libc::CLONE_NEWUSER,

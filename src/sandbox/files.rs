@@ -13,17 +13,8 @@ use landlock::{
 use crate::error::{Error, Result};
 
 /// Read and execute: programs, libraries, the linker's cache, time zones. Nothing here is a secret.
-const SYSTEM: [&str; 9] = [
-    "/usr",
-    "/bin",
-    "/lib",
-    "/lib32",
-    "/lib64",
-    "/etc/ld.so.cache",
-    "/etc/ld.so.conf",
-    "/etc/ld.so.conf.d",
-    "/etc/localtime",
-];
+const SYSTEM: [&str; 9] =
+    ["/usr", "/bin", "/lib", "/lib32", "/lib64", "/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/localtime"];
 
 /// Rights of a program below its work folder: ordinary files and folders, no devices, sockets, FIFOs or executables.
 fn work_rights() -> BitFlags<AccessFs> {

@@ -81,9 +81,7 @@ impl Value {
     pub(in crate::problem) fn plain(&self) -> bool {
         match self {
             Value::Opaque(_) => false,
-            Value::List(items) | Value::Tuple(items) | Value::Set(items) | Value::Frozen(items) => {
-                items.iter().all(Value::plain)
-            }
+            Value::List(items) | Value::Tuple(items) | Value::Set(items) | Value::Frozen(items) => items.iter().all(Value::plain),
             Value::Dict(pairs) => pairs.iter().all(|(k, v)| k.plain() && v.plain()),
             _ => true,
         }
