@@ -1,7 +1,8 @@
 //! `repairity check`: a benchmark's own solutions, its bugs, or anyone's answers, judged in the sandbox.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::Write;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -16,7 +17,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, clap::Args)]
 #[command(group = clap::ArgGroup::new("source").required(true).args(["reference", "buggy", "answers"]))]
 pub struct Args {
-    /// The benchmark: mbpp, bigcodebench, humaneval-fix, quixbugs, micro, ...
+    /// The benchmark: mbpp, humaneval_fix, quixbugs, micro, ...
     #[arg(long, value_name = "NAME")]
     suite: String,
     /// Its file or folder; micro needs none
@@ -31,18 +32,15 @@ pub struct Args {
     /// Judges answers, JSONL: {"id", "answer"} a line
     #[arg(long, value_name = "FILE")]
     answers: Option<PathBuf>,
-    /// The first N problems only
+    /// The first N problems only; micro makes 200 without it
     #[arg(long, value_name = "N")]
-    limit: Option<usize>,
+    limit: Option<NonZeroUsize>,
     /// Programs run at once; 0 is the number of cores
     #[arg(long, value_name = "N", default_value_t = 0)]
     jobs: usize,
     /// Where the verdicts go; left out, standard output
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// Problems that micro makes
-    #[arg(long, value_name = "N", default_value_t = 200)]
-    count: usize,
     /// Seed of the problems that micro makes
     #[arg(long, value_name = "S", default_value_t = 17)]
     seed: u64,
@@ -50,6 +48,9 @@ pub struct Args {
     #[arg(long)]
     no_sandbox: bool,
 }
+
+/// Problems that `micro` makes where no limit is given.
+const MICRO: usize = 200;
 
 /// A line of `--answers`. What else it carries is not looked at.
 #[derive(Deserialize)]
@@ -69,8 +70,9 @@ struct Line<'a> {
 impl Args {
     /// Judges, prints a line for each program and then the counts.
     pub fn run(self) -> anyhow::Result<ExitCode> {
-        let mut problems = problem::load(&self.suite, self.path.as_deref(), self.seed, self.count)?;
-        problems.truncate(self.limit.unwrap_or(usize::MAX));
+        let all = if self.suite == "micro" { MICRO } else { 0 };
+        let limit = self.limit.map_or(all, NonZeroUsize::get);
+        let problems = problem::load(&self.suite, self.path.as_deref(), self.seed, limit)?;
         let answers = match &self.answers {
             Some(path) => read_answers(path, &problems, self.limit.is_some())?,
             None => Vec::new(),
@@ -137,7 +139,7 @@ impl Args {
             count(Outcome::Error),
             count(Outcome::Refused)
         );
-        let judged: std::collections::HashSet<&str> = items.iter().map(|(p, _)| p.id.as_str()).collect();
+        let judged: HashSet<&str> = items.iter().map(|(p, _)| p.id.as_str()).collect();
         let without = problems.iter().filter(|p| !judged.contains(p.id.as_str())).count();
         if without > 0 {
             let what = if self.reference {
