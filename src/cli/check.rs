@@ -160,11 +160,14 @@ impl Args {
 fn read_answers<'a>(path: &Path, problems: &'a [Problem], cut: bool) -> Result<Vec<(&'a Problem, String)>> {
     let by_id: HashMap<&str, &Problem> = problems.iter().map(|p| (p.id.as_str(), p)).collect();
     let mut answers = Vec::new();
-    for answer in record::read_jsonl::<Answer>(path)? {
+    for (index, answer) in record::read_jsonl::<Answer>(path)?.into_iter().enumerate() {
         match by_id.get(answer.id.as_str()) {
             Some(problem) => answers.push((*problem, answer.answer)),
             None if cut => {}
-            None => return Err(Error::input(path.display(), format!("the benchmark has no problem `{}`", answer.id))),
+            None => {
+                let what = format!("record {}: the benchmark has no problem `{}`", index + 1, answer.id);
+                return Err(Error::input(path.display(), what));
+            }
         }
     }
     Ok(answers)
