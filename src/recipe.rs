@@ -111,13 +111,13 @@ pub enum SandboxChoice {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Problems {
-    /// `mbpp`, `bigcodebench`, `humaneval-fix`, `quixbugs`, `micro`, ... The paper: mbpp (974 problems), SWE-bench Verified
+    /// `mbpp`, `humaneval_fix`, `quixbugs`, `micro`, ... The paper: mbpp (974 problems), SWE-bench Verified
     /// (500), Defects4J (835), BigCodeBench (1,140). Default `mbpp`.
     pub suite: String,
     /// The benchmark's file or folder. `micro` makes its problems and needs none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<PathBuf>,
-    /// How many problems `micro` makes. Default 200; other suites ignore it.
+    /// Problems taken, the first of the benchmark; 0, the default, takes all. `micro` makes this many, and needs a number.
     pub count: usize,
     /// Seed of `micro`'s problems and of the split; left out, the recipe's.
     #[serde(skip_serializing_if = "Option::is_none")]

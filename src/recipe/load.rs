@@ -211,6 +211,7 @@ mod tests {
             ("[lora]\nrank = 0", 2, "lora.rank"),
             ("[pretrain]\nheads = 4\nkv_heads = 3", 3, "pretrain.kv_heads"),
             ("seed = 1\n[teacher]\nprovider = \"recorded\"", 2, "teacher.path"),
+            ("[problems]\nsuite = \"micro\"", 1, "problems.count"),
             ("[ppo]\nlambda = nan", 2, "ppo.lambda"),
             ("[evaluate]\nsplit = \"tests\"", 2, "evaluate.split"),
         ] {

@@ -73,7 +73,9 @@ pub(super) fn check(recipe: &Recipe) -> Checked {
 fn check_data(recipe: &Recipe) -> Checked {
     let p = &recipe.problems;
     holds(!p.suite.is_empty(), "problems.suite", || "expected a benchmark's name, found nothing".into())?;
-    at_least_one("problems.count", p.count)?;
+    holds(p.count >= 1 || p.suite != "micro", "problems.count", || {
+        "expected how many problems the suite micro makes, at least 1; found 0".into()
+    })?;
     if let Some(x) = p.seed {
         seed("problems.seed", x)?;
     }

@@ -1,10 +1,11 @@
 //! SIGINT, SIGTERM and SIGHUP become a flag that long work reads at the end of each step.
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock};
 
 use crate::error::{Error, Result};
 
-static REQUESTED: AtomicBool = AtomicBool::new(false);
+static REQUESTED: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
 
 /// Handles the signals from now on: the first sets the flag, the second ends the process at once with exit code 130 (files are
 /// written atomically, so nothing is left half-written). Fails when another handler is installed.
@@ -16,6 +17,11 @@ pub fn install() -> Result<()> {
         super::note("interrupt: the current step ends and is saved; once more ends at once");
     })
     .map_err(|e| Error::Machine(format!("the interrupt handler cannot be installed: {e}")))
+}
+
+/// The flag itself, for modules that know nothing of this one.
+pub fn flag() -> Arc<AtomicBool> {
+    REQUESTED.clone()
 }
 
 /// Whether the user asked to stop.

@@ -1,0 +1,125 @@
+//! The subcommands, one file each. The only place that knows about terminals and exit codes.
+
+mod bench;
+mod generate;
+mod later;
+mod run;
+mod score;
+mod stage;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use repairity::error::{Error, Result};
+use repairity::recipe::Recipe;
+
+/// Turns an open code model into a program-repair model.
+#[derive(Debug, Parser)]
+#[command(version, propagate_version = true, subcommand_required = true, arg_required_else_help = true)]
+#[command(after_help = "Exit codes: 0 done, 1 failed, 2 bad usage or bad input, 130 interrupted (state saved).\n\
+    Results go to standard output, progress to standard error.")]
+pub struct Cli {
+    /// No progress and no notes on standard error; errors stay
+    #[arg(long, short, global = true)]
+    pub quiet: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Runs the stages of a recipe; what is unchanged since the last run is skipped
+    Run(run::Args),
+    /// One stage: trains a small base model from nothing
+    Pretrain(stage::Args),
+    /// One stage: asks the teacher for reasoning traces
+    Collect(stage::Args),
+    /// One stage: keeps the traces whose fix passes the tests
+    Filter(stage::Args),
+    /// One stage: trains the policy on the traces
+    Sft(stage::Args),
+    /// One stage: samples fixes from the trained policy
+    Candidates(stage::Args),
+    /// One stage: lets the teacher compare the candidates
+    Judge(stage::Args),
+    /// One stage: trains the reward model on the comparisons
+    Reward(stage::Args),
+    /// One stage: optimises the policy against the reward model
+    Ppo(stage::Args),
+    /// One stage: measures the models on held-out problems
+    Evaluate(stage::Args),
+    /// One stage: writes what was measured as tables
+    Report(stage::Args),
+    /// Samples text from a model
+    Generate(generate::Args),
+    /// Log-probabilities of given tokens, or rewards
+    Score(score::Args),
+    /// Judges a benchmark's own solutions, its bugs, or anyone's answers, in the sandbox
+    Check(later::Args),
+    /// Measures training and decoding on this machine
+    #[command(hide = true)]
+    Bench(bench::Args),
+    #[command(hide = true)]
+    Repair(later::Args),
+    #[command(hide = true)]
+    Export(later::Args),
+    #[command(hide = true)]
+    Plan(later::Args),
+    #[command(hide = true)]
+    Profile(later::Args),
+    #[command(hide = true)]
+    Doctor(later::Args),
+}
+
+/// A recipe, and what the command line changes in it.
+#[derive(Debug, Args)]
+struct RecipeArgs {
+    /// The recipe, a TOML file
+    recipe: PathBuf,
+    /// Sets one of its keys: --set sft.learning_rate=5e-6
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    sets: Vec<String>,
+    /// Runs again what is already done, from its start
+    #[arg(long)]
+    fresh: bool,
+}
+
+impl RecipeArgs {
+    fn load(&self) -> Result<Recipe> {
+        Recipe::load(&self.recipe, &self.sets)
+    }
+}
+
+impl Cli {
+    /// Runs the subcommand. The code is 0, or 1 where the work was done and its answer is no.
+    pub fn run(self) -> anyhow::Result<ExitCode> {
+        match self.command {
+            Command::Run(args) => args.run(),
+            Command::Pretrain(args) => args.run("pretrain"),
+            Command::Collect(args) => args.run("collect"),
+            Command::Filter(args) => args.run("filter"),
+            Command::Sft(args) => args.run("sft"),
+            Command::Candidates(args) => args.run("candidates"),
+            Command::Judge(args) => args.run("judge"),
+            Command::Reward(args) => args.run("reward"),
+            Command::Ppo(args) => args.run("ppo"),
+            Command::Evaluate(args) => args.run("evaluate"),
+            Command::Report(args) => args.run("report"),
+            Command::Generate(args) => args.run(),
+            Command::Score(args) => args.run(),
+            Command::Check(_) => Err(not_yet("check")),
+            Command::Bench(args) => args.run(),
+            Command::Repair(_) => Err(not_yet("repair")),
+            Command::Export(_) => Err(not_yet("export")),
+            Command::Plan(_) => Err(not_yet("plan")),
+            Command::Profile(_) => Err(not_yet("profile")),
+            Command::Doctor(_) => Err(not_yet("doctor")),
+        }
+    }
+}
+
+/// What a subcommand answers that this version does not have: exit code 2, nothing done.
+fn not_yet(what: &str) -> anyhow::Error {
+    Error::input(what, "not yet: this version cannot do it").into()
+}

@@ -1,0 +1,179 @@
+//! `repairity check`: a benchmark's own solutions, its bugs, or anyone's answers, judged in the sandbox.
+
+use std::collections::{HashMap, HashSet};
+use std::io::Write;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use repairity::error::{Error, Result};
+use repairity::problem::{self, Checker};
+use repairity::record::{self, Outcome, Problem, Verdict};
+use repairity::sandbox::Mode;
+use repairity::telemetry::{self, Progress, interrupt};
+use serde::{Deserialize, Serialize};
+
+/// The arguments of `check`.
+#[derive(Debug, clap::Args)]
+#[command(group = clap::ArgGroup::new("source").required(true).args(["reference", "buggy", "answers"]))]
+pub struct Args {
+    /// The benchmark: mbpp, humaneval_fix, quixbugs, micro, ...
+    #[arg(long, value_name = "NAME")]
+    suite: String,
+    /// Its file or folder; micro needs none
+    #[arg(long, value_name = "PATH")]
+    path: Option<PathBuf>,
+    /// Judges its own solutions: each has to pass
+    #[arg(long)]
+    reference: bool,
+    /// Judges its bugs: none may pass
+    #[arg(long)]
+    buggy: bool,
+    /// Judges answers, JSONL: {"id", "answer"} a line
+    #[arg(long, value_name = "FILE")]
+    answers: Option<PathBuf>,
+    /// The first N problems only; micro makes 200 without it
+    #[arg(long, value_name = "N")]
+    limit: Option<NonZeroUsize>,
+    /// Programs run at once; 0 is the number of cores
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    jobs: usize,
+    /// Where the verdicts go; left out, standard output
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Seed of the problems that micro makes
+    #[arg(long, value_name = "S", default_value_t = 17)]
+    seed: u64,
+    /// Runs programs with time and memory limits only
+    #[arg(long)]
+    no_sandbox: bool,
+}
+
+/// Problems that `micro` makes where no limit is given.
+const MICRO: usize = 200;
+
+/// A line of `--answers`. What else it carries is not looked at.
+#[derive(Deserialize)]
+struct Answer {
+    id: String,
+    answer: String,
+}
+
+/// A line of the output.
+#[derive(Serialize)]
+struct Line<'a> {
+    id: &'a str,
+    #[serde(flatten)]
+    verdict: &'a Verdict,
+}
+
+impl Args {
+    /// Judges, prints a line for each program and then the counts.
+    pub fn run(self) -> anyhow::Result<ExitCode> {
+        let all = if self.suite == "micro" { MICRO } else { 0 };
+        let limit = self.limit.map_or(all, NonZeroUsize::get);
+        let problems = problem::load(&self.suite, self.path.as_deref(), self.seed, limit)?;
+        let answers = match &self.answers {
+            Some(path) => read_answers(path, &problems, self.limit.is_some())?,
+            None => Vec::new(),
+        };
+        let items = self.items(&problems, &answers);
+        let verdicts = self.judge(&items)?;
+
+        let lines: Vec<Line> = items.iter().zip(&verdicts).map(|((p, _), verdict)| Line { id: &p.id, verdict }).collect();
+        let counts = self.counts(&problems, &items, &verdicts);
+        match &self.output {
+            Some(path) => {
+                record::write_jsonl(path, &lines)?;
+                print(&[counts])?;
+            }
+            // Standard output stays JSONL.
+            None => {
+                print(&lines.iter().map(serde_json::to_string).collect::<std::result::Result<Vec<_>, _>>()?)?;
+                telemetry::note(&counts);
+            }
+        }
+        let passed = verdicts.iter().filter(|v| v.verdict == Outcome::Pass).count();
+        let good = if self.buggy { passed == 0 } else { passed == verdicts.len() };
+        Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+
+    /// The programs to run. A problem without a solution, or without a bug, has none.
+    fn items<'a>(&self, problems: &'a [Problem], answers: &'a [(&'a Problem, String)]) -> Vec<(&'a Problem, &'a str)> {
+        let own = |code: fn(&Problem) -> Option<&String>| {
+            problems.iter().filter_map(move |p| Some((p, code(p)?.as_str()))).collect::<Vec<_>>()
+        };
+        if self.reference {
+            own(|p| p.reference.as_ref())
+        } else if self.buggy {
+            own(|p| p.buggy.as_ref())
+        } else {
+            answers.iter().map(|(p, answer)| (*p, answer.as_str())).collect()
+        }
+    }
+
+    fn judge(&self, items: &[(&Problem, &str)]) -> Result<Vec<Verdict>> {
+        let mode = if self.no_sandbox { Mode::None } else { Mode::Strict };
+        let jobs = match self.jobs {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            jobs => jobs,
+        };
+        let progress = Progress::new("check", items.len() as u64);
+        let verdicts = Checker::new(mode, jobs)?.with_stop(interrupt::flag()).check_all(items, &|done| {
+            progress.set(done as u64, "");
+        })?;
+        progress.finish("");
+        Ok(verdicts)
+    }
+
+    /// `163 of 164 pass: 1 fail, 0 timeout, 0 memory, 0 error, 0 refused`, and what could not be judged.
+    fn counts(&self, problems: &[Problem], items: &[(&Problem, &str)], verdicts: &[Verdict]) -> String {
+        let count = |outcome| verdicts.iter().filter(|v| v.verdict == outcome).count();
+        let mut text = format!(
+            "{} of {} pass: {} fail, {} timeout, {} memory, {} error, {} refused",
+            count(Outcome::Pass),
+            verdicts.len(),
+            count(Outcome::Fail),
+            count(Outcome::Timeout),
+            count(Outcome::Memory),
+            count(Outcome::Error),
+            count(Outcome::Refused)
+        );
+        let judged: HashSet<&str> = items.iter().map(|(p, _)| p.id.as_str()).collect();
+        let without = problems.iter().filter(|p| !judged.contains(p.id.as_str())).count();
+        if without > 0 {
+            let what = if self.reference {
+                "solution"
+            } else if self.buggy {
+                "bug"
+            } else {
+                "answer"
+            };
+            text += &format!("; {without} problems without {what}");
+        }
+        text
+    }
+}
+
+/// The answers with their problems, in the file's order. An id that the benchmark does not have is an error,
+/// unless `--limit` cut the benchmark.
+fn read_answers<'a>(path: &Path, problems: &'a [Problem], cut: bool) -> Result<Vec<(&'a Problem, String)>> {
+    let by_id: HashMap<&str, &Problem> = problems.iter().map(|p| (p.id.as_str(), p)).collect();
+    let mut answers = Vec::new();
+    for (index, answer) in record::read_jsonl::<Answer>(path)?.into_iter().enumerate() {
+        match by_id.get(answer.id.as_str()) {
+            Some(problem) => answers.push((*problem, answer.answer)),
+            None if cut => {}
+            None => {
+                let what = format!("record {}: the benchmark has no problem `{}`", index + 1, answer.id);
+                return Err(Error::input(path.display(), what));
+            }
+        }
+    }
+    Ok(answers)
+}
+
+fn print(lines: &[String]) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    lines.iter().try_for_each(|line| writeln!(out, "{line}")).map_err(|e| Error::io("standard output", e))
+}

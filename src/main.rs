@@ -1,0 +1,28 @@
+//! `repairity`, the command line: parses, calls the library, prints.
+
+mod cli;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::Parser;
+use repairity::error::Error;
+use repairity::telemetry::{self, interrupt};
+
+fn main() -> ExitCode {
+    let cli = cli::Cli::parse();
+    telemetry::set_quiet(cli.quiet);
+    let result = interrupt::install().map_err(Into::into).and_then(|()| cli.run());
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            // Causes that an error already tells are not told twice.
+            let text = match error.downcast_ref::<Error>() {
+                Some(own) if error.chain().len() <= 2 => own.to_string(),
+                _ => format!("{error:#}"),
+            };
+            let _ = writeln!(std::io::stderr(), "error: {}", text.trim_end().replace('\n', "; "));
+            ExitCode::from(error.downcast_ref::<Error>().map_or(1, Error::exit_code))
+        }
+    }
+}
