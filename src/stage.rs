@@ -1,9 +1,16 @@
 //! The stages of the method, one file each. A stage reads files of the run folder and writes files of it; which stages run, and
 //! which are done already, is left to [`crate::run`].
 
+pub mod candidates;
+pub mod collect;
+pub mod evaluate;
+pub mod filter;
+pub mod judge;
 pub mod ppo;
 pub mod pretrain;
+pub mod report;
 pub mod reward;
+pub mod sample;
 pub mod sft;
 pub mod train;
 
@@ -14,8 +21,13 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
+use crate::problem::Checker;
 use crate::prompt::{Example, P_TRACE};
-use crate::recipe::{Recipe, Train};
+use crate::recipe::{self, Recipe, SandboxChoice, Train};
+use crate::sandbox;
+use crate::teacher::{self, recorded::Journal};
+
+use crate::telemetry::interrupt;
 
 /// Where a run's files are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,7 +52,7 @@ impl Files {
         self.out.join("dropped.jsonl")
     }
 
-    /// What the teacher wrote.
+    /// What the teacher wrote, with verdicts.
     pub fn traces(&self) -> PathBuf {
         self.out.join("traces.jsonl")
     }
@@ -123,6 +135,45 @@ fn fingerprint<'a>(settings: &Value, examples: impl IntoIterator<Item = &'a Exam
         hash.update([0xff; 4]);
     }
     hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The recipe's checker, which an interrupt ends.
+fn checker(recipe: &Recipe) -> Result<Checker> {
+    let mode = match recipe.sandbox {
+        SandboxChoice::Strict => sandbox::Mode::Strict,
+        SandboxChoice::None => sandbox::Mode::None,
+    };
+    let jobs = match recipe.jobs {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        jobs => jobs,
+    };
+    Ok(Checker::new(mode, jobs)?.with_stop(interrupt::flag()))
+}
+
+/// The recipe's teacher, with every answer stored on arrival.
+fn teacher(recipe: &Recipe, files: &Files) -> Result<Journal> {
+    let settings = &recipe.teacher;
+    let settings = teacher::Settings {
+        provider: match settings.provider {
+            recipe::Provider::Anthropic => teacher::Provider::Anthropic,
+            recipe::Provider::OpenAi => teacher::Provider::Openai,
+            recipe::Provider::Recorded => teacher::Provider::Recorded,
+            recipe::Provider::Scripted => teacher::Provider::Scripted,
+        },
+        model: settings.model.clone(),
+        base_url: settings.base_url.clone(),
+        key_env: settings.key_env.clone(),
+        max_tokens: settings.max_tokens,
+        temperature: settings.temperature,
+        timeout_s: settings.timeout_s,
+        budget_usd: settings.budget_usd,
+        input_usd_per_mtok: settings.input_usd_per_mtok,
+        output_usd_per_mtok: settings.output_usd_per_mtok,
+        path: settings.path.clone(),
+        seed: recipe.seed,
+        error_rate: settings.error_rate,
+    };
+    teacher::open_journaled(&settings, &files.journal())
 }
 
 /// The recipe's instruction, or the paper's.

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::builder::PossibleValuesParser;
-use repairity::run::{Runner, STAGES};
+use repairity::run::STAGES;
 
 use super::{RecipeArgs, stage};
 
@@ -24,12 +24,6 @@ impl Args {
     /// Runs every stage between `--from` and `--until` that is not done already.
     pub fn run(self) -> anyhow::Result<ExitCode> {
         let recipe = self.recipe.load()?;
-        let first = self.from.as_deref().unwrap_or(STAGES[0]);
-        stage::ready(first)?;
-        let mut runner = Runner::open(&recipe, self.recipe.fresh)?.between(self.from.as_deref(), self.until.as_deref())?;
-        for name in STAGES {
-            stage::run(name, &recipe, &mut runner)?;
-        }
-        Ok(ExitCode::SUCCESS)
+        stage::run(&recipe, self.recipe.fresh, self.from.as_deref(), self.until.as_deref())
     }
 }

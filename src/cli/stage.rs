@@ -1,11 +1,18 @@
-//! `repairity collect`, `filter`, `sft`, ...: one stage of a run.
+//! `repairity collect`, `filter`, `sft`, ...: one stage of a run. What each stage reads, writes and depends on is listed here, for
+//! the runner to know what is done.
 
+use std::io::Write;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use repairity::recipe::Recipe;
-use repairity::run::Runner;
+use repairity::device::{Cpu, Device};
+use repairity::error::{Error, Result};
+use repairity::recipe::{DeviceChoice, Recipe};
+use repairity::run::{Runner, STAGES, StageSpec};
+use repairity::stage::{self, Files};
+use serde_json::json;
 
-use super::{RecipeArgs, not_yet};
+use super::RecipeArgs;
 
 /// The arguments of every stage.
 #[derive(Debug, clap::Args)]
@@ -18,19 +25,131 @@ impl Args {
     /// Runs one stage, unless it is done already.
     pub fn run(self, name: &str) -> anyhow::Result<ExitCode> {
         let recipe = self.recipe.load()?;
-        ready(name)?;
-        let mut runner = Runner::open(&recipe, self.recipe.fresh)?.between(Some(name), Some(name))?;
-        run(name, &recipe, &mut runner)?;
-        Ok(ExitCode::SUCCESS)
+        run(&recipe, self.recipe.fresh, Some(name), Some(name))
     }
 }
 
-/// Says which stages this version lacks before a run folder is made.
-pub fn ready(name: &str) -> anyhow::Result<()> {
-    Err(not_yet(name))
+/// Runs the stages from `from` to `until` that are not done already.
+pub fn run(recipe: &Recipe, fresh: bool, from: Option<&str>, until: Option<&str>) -> anyhow::Result<ExitCode> {
+    if recipe.device == DeviceChoice::Cuda {
+        return Err(super::not_yet("device = \"cuda\""));
+    }
+    let device = Cpu::<f32>::new();
+    let mut runner = Runner::open(recipe, fresh)?.between(from, until)?;
+    runner.set_device(device.name());
+    // A recipe that only makes a base model has nothing else to do.
+    let only_pretrain = recipe.pretrain.is_some();
+    for name in STAGES {
+        if (name == "pretrain") == only_pretrain {
+            runner.stage(&spec(name, recipe), || body(name, &device, recipe))?;
+        }
+    }
+    if !only_pretrain && until.is_none_or(|until| until == "report") {
+        let report = std::fs::read(Files::of(recipe).report())?;
+        std::io::stdout().write_all(&report)?;
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
-/// The body of each stage.
-pub fn run(name: &str, _recipe: &Recipe, _runner: &mut Runner) -> anyhow::Result<()> {
-    Err(not_yet(name))
+fn body<D: Device>(name: &str, device: &D, recipe: &Recipe) -> Result<()> {
+    match name {
+        "pretrain" => stage::pretrain::run(device, recipe).map(drop),
+        "collect" => stage::collect::run(recipe),
+        "filter" => stage::filter::run(recipe),
+        "sft" => stage::sft::run(device, recipe).map(drop),
+        "candidates" => stage::candidates::run(device, recipe),
+        "judge" => stage::judge::run(recipe),
+        "reward" => stage::reward::run(device, recipe).map(drop),
+        "ppo" => stage::ppo::run(device, recipe),
+        "evaluate" => stage::evaluate::run(device, recipe),
+        "report" => stage::report::run(recipe).map(drop),
+        other => Err(Error::input("stage", format!("{other} is not one of {}", STAGES.join(", ")))),
+    }
+}
+
+fn spec(name: &'static str, recipe: &Recipe) -> StageSpec {
+    let files = Files::of(recipe);
+    let policy = recipe.policy.model.clone();
+    let sft_result = files.sft_result(recipe.sft.train);
+    let adapter = recipe.evaluate.adapter.clone().unwrap_or_else(|| sft_result.clone());
+    let (seed, prompt, lora) = (recipe.seed, &recipe.prompt, &recipe.lora);
+    let some = |paths: Vec<Option<PathBuf>>| paths.into_iter().flatten().collect::<Vec<_>>();
+    let list = |paths: &[PathBuf]| paths.to_vec();
+    let (inputs, outputs, state, settings) = match name {
+        "pretrain" => (
+            vec![],
+            recipe.pretrain.iter().map(|pretrain| pretrain.out.clone()).collect(),
+            list(&[files.out.join("pretrain")]),
+            json!([seed, prompt, recipe.pretrain]),
+        ),
+        "collect" => (
+            some(vec![recipe.problems.path.clone(), recipe.teacher.path.clone()]),
+            list(&[files.problems(), files.dropped(), files.traces()]),
+            vec![],
+            json!([seed, prompt, recipe.problems, recipe.teacher, recipe.sandbox]),
+        ),
+        "filter" => (
+            list(&[files.problems(), files.traces()]),
+            list(&[files.sft(), files.sft_validation()]),
+            vec![],
+            json!([seed, recipe.filter, recipe.sft.objective]),
+        ),
+        "sft" => {
+            let data = recipe.sft.data.clone();
+            let held_out = if data.is_none() { Some(files.sft_validation()) } else { None };
+            (
+                some(vec![Some(policy), Some(data.unwrap_or_else(|| files.sft())), held_out, recipe.sft.adapter.clone()]),
+                list(&[sft_result]),
+                list(&[files.out.join("sft").join("state")]),
+                json!([seed, recipe.sft, lora]),
+            )
+        }
+        "candidates" => (
+            list(&[policy, files.problems(), sft_result]),
+            list(&[files.candidates()]),
+            vec![],
+            json!([seed, prompt, recipe.candidates, recipe.sandbox]),
+        ),
+        "judge" => (
+            list(&[files.problems(), files.candidates()]),
+            list(&[files.preferences(), files.judging()]),
+            vec![],
+            json!([seed, prompt, recipe.judge, recipe.teacher]),
+        ),
+        "reward" => {
+            let data = recipe.reward.data.clone();
+            let scale = if data.is_none() { Some(files.candidates()) } else { None };
+            (
+                some(vec![Some(recipe.reward.model.clone()), Some(data.unwrap_or_else(|| files.preferences())), scale]),
+                list(&[files.reward_model()]),
+                list(&[files.out.join("reward").join("state")]),
+                json!([seed, prompt, recipe.reward, lora]),
+            )
+        }
+        "ppo" => {
+            let start = recipe.ppo.adapter.clone().unwrap_or(sft_result);
+            let reward = recipe.ppo.reward_model.clone().unwrap_or_else(|| files.reward_model());
+            (
+                list(&[policy, files.problems(), start, reward]),
+                list(&[files.ppo_adapter()]),
+                list(&[files.out.join("ppo").join("state")]),
+                json!([seed, prompt, recipe.ppo, lora, recipe.reward.max_tokens]),
+            )
+        }
+        "evaluate" => {
+            let wants = |name: &str| recipe.evaluate.models.iter().any(|model| model == name);
+            let sft = if wants("sft") { Some(adapter) } else { None };
+            let ppo = if wants("ppo") { Some(files.ppo_adapter()) } else { None };
+            let mut outputs: Vec<PathBuf> = recipe.evaluate.models.iter().map(|model| files.evaluation(model)).collect();
+            outputs.push(files.summary());
+            (
+                some(vec![Some(policy), Some(files.problems()), sft, ppo]),
+                outputs,
+                vec![],
+                json!([seed, prompt, recipe.evaluate, recipe.sandbox]),
+            )
+        }
+        _ => (list(&[files.summary()]), list(&[files.report()]), vec![], json!([recipe.filter, recipe.sft.objective])),
+    };
+    StageSpec { name, inputs, outputs, state, settings }
 }

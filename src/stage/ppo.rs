@@ -6,7 +6,6 @@
 //! the SFT adapter itself, the critic is a third adapter with a scalar head (or only a head on the reference's states). The
 //! micro-batches of an iteration stay the same through its epochs, so the first ratio is exactly 1.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -395,8 +394,9 @@ pub fn run<D: Device>(device: &D, recipe: &Recipe) -> Result<()> {
     let prompts = prompts(recipe, &tokenizer, &files.problems())?;
     let mut learner = Learner::new(device, recipe, decoder, start)?;
 
-    let folder = files.out.join("ppo");
-    let identity = identity(recipe, &[adapter_folder.as_deref(), Some(&reward_folder), Some(&files.problems())])?;
+    let folder = files.out.join("ppo").join("state");
+    let settings_json = json!({"seed": recipe.seed, "ppo": recipe.ppo, "policy": recipe.policy, "lora": recipe.lora});
+    let identity = super::fingerprint(&settings_json, []);
     let mut state = State { identity, iteration: 0, policy_steps: 0, critic_steps: 0, metrics: 0 };
     let mut keep = None;
     if let Some((_, found)) = train::checkpoints(&folder).pop() {
@@ -450,9 +450,7 @@ pub fn run<D: Device>(device: &D, recipe: &Recipe) -> Result<()> {
     }
     progress.finish(&last);
     learner.policy.save(device, &files.ppo_adapter(), &model.display().to_string(), None)?;
-    for (_, old) in train::checkpoints(&folder) {
-        fs::remove_dir_all(&old).map_err(|e| Error::io(old, e))?;
-    }
+    train::clear(&folder)?;
     note(&format!("ppo: {} iterations, wrote {}", settings.iterations, files.ppo_adapter().display()));
     Ok(())
 }
@@ -528,26 +526,4 @@ fn iterate<D: Device>(
         ],
     )?;
     Ok(format!("score {score:.3} kl {kl:.3} length {length:.0}"))
-}
-
-/// What a checkpoint must agree with: settings, and what training starts from, by place, size and time of change.
-fn identity(recipe: &Recipe, inputs: &[Option<&Path>]) -> Result<String> {
-    let mut stamps = Vec::new();
-    for input in inputs.iter().flatten() {
-        let stamps_of = |path: &Path| -> std::io::Result<Vec<(String, u64, std::time::SystemTime)>> {
-            let mut files = match path.is_dir() {
-                true => fs::read_dir(path)?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>()?,
-                false => vec![path.to_path_buf()],
-            };
-            files.sort();
-            let stamp = |file: PathBuf| {
-                let metadata = file.metadata()?;
-                Ok((file.display().to_string(), metadata.len(), metadata.modified()?))
-            };
-            files.into_iter().map(stamp).collect()
-        };
-        stamps.push(stamps_of(input).map_err(|e| Error::io(*input, e))?);
-    }
-    let settings = json!({"seed": recipe.seed, "ppo": recipe.ppo, "policy": recipe.policy, "lora": recipe.lora});
-    Ok(super::fingerprint(&json!([settings, format!("{stamps:?}")]), []))
 }

@@ -270,7 +270,7 @@ pub fn run<D: Device>(device: &D, recipe: &Recipe) -> Result<Fitted> {
         patience: reward.patience,
         seed: recipe.seed,
         result: result.clone(),
-        folder: files.out.join("reward"),
+        folder: files.out.join("reward").join("state"),
         metrics: files.metrics(),
         identity: fingerprint(&settings, &examples),
     };

@@ -191,7 +191,7 @@ pub fn run<D: Device>(device: &D, recipe: &Recipe) -> Result<Fitted> {
         patience: sft.patience,
         seed: recipe.seed,
         result: result.clone(),
-        folder: files.out.join("sft"),
+        folder: files.out.join("sft").join("state"),
         metrics: files.metrics(),
         identity: fingerprint(&json!({"seed": recipe.seed, "sft": sft, "lora": recipe.lora, "policy": recipe.policy}), &examples),
     };

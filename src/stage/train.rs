@@ -153,9 +153,7 @@ pub fn fit<D: Device>(device: &D, task: &mut dyn Task<D>, plan: &Plan) -> Result
     if state.best.is_none() {
         task.save(device, &plan.result)?;
     }
-    for (_, folder) in checkpoints(&plan.folder) {
-        fs::remove_dir_all(&folder).map_err(|e| Error::io(folder, e))?;
-    }
+    clear(&plan.folder)?;
     Ok(Fitted { steps: state.step, loss: state.loss, best: state.best })
 }
 
@@ -202,6 +200,14 @@ fn store<D: Device>(device: &D, task: &mut dyn Task<D>, optimizer: &Optimizer<D>
     save_state(device, &partial, &task.params(), optimizer)?;
     checkpoint::write_json(&partial.join("state.json"), &json!(state))?;
     publish(&plan.folder, &partial, &whole)
+}
+
+/// Removes every checkpoint: the work is done.
+pub(super) fn clear(folder: &Path) -> Result<()> {
+    for (_, checkpoint) in checkpoints(folder) {
+        fs::remove_dir_all(&checkpoint).map_err(|e| Error::io(checkpoint, e))?;
+    }
+    Ok(())
 }
 
 /// Makes a written checkpoint the current one, and removes the older ones.

@@ -1,0 +1,85 @@
+//! Keeps the traces whose fix passes every test (the paper's Eq 5 and 6), at most a share of the benchmark, balanced over kinds
+//! and difficulties, and writes them as conversations.
+//!
+//! `repairity filter RECIPE`. In: `problems.jsonl`, `traces.jsonl`. Out: `sft.jsonl`, `sft.validation.jsonl`.
+
+use std::collections::HashMap;
+
+use serde_json::json;
+
+use super::{Files, checker};
+use crate::error::{Error, Result};
+use crate::problem;
+use crate::prompt;
+use crate::recipe::{Objective, Recipe};
+use crate::record::{Conversation, Extra, Message, Outcome, Problem, Split, Trace, read_jsonl, write_jsonl};
+use crate::telemetry::{Progress, note};
+
+/// The conversation that a trace teaches. Only the teacher's own text is trained on, never the reference.
+fn conversation(trace: &Trace, problem: &Problem, objective: Objective) -> Conversation {
+    let reasoning = match objective {
+        Objective::Reasoning => trace.reasoning.as_str(),
+        Objective::Direct => "",
+    };
+    let answer = prompt::answer_text(reasoning, &trace.answer, &problem.language);
+    let mut extra = Extra::new();
+    extra.insert("teacher".into(), json!(trace.model));
+    extra.insert("suite".into(), json!(problem.suite));
+    extra.insert("verified".into(), json!(trace.verdict.as_ref().is_some_and(|v| v.verdict == Outcome::Pass)));
+    Conversation { id: trace.id.clone(), messages: vec![Message::user(trace.prompt.as_str()), Message::assistant(answer)], extra }
+}
+
+/// Runs the tests of every trace that has no verdict yet.
+pub(super) fn check(recipe: &Recipe, problems: &[Problem], traces: &mut [Trace]) -> Result<()> {
+    let by_id: HashMap<&str, &Problem> = problems.iter().map(|problem| (problem.id.as_str(), problem)).collect();
+    if let Some(stray) = traces.iter().find(|trace| !by_id.contains_key(trace.id.as_str())) {
+        return Err(Error::input(format!("trace of problem {}", stray.id), "problems.jsonl holds no such problem"));
+    }
+    let unchecked: Vec<usize> = (0..traces.len()).filter(|index| traces[*index].verdict.is_none()).collect();
+    if unchecked.is_empty() {
+        return Ok(());
+    }
+    let item = |index: &usize| (by_id[traces[*index].id.as_str()], traces[*index].answer.as_str());
+    let items: Vec<(&Problem, &str)> = unchecked.iter().map(item).collect();
+    let progress = Progress::new("check", items.len() as u64);
+    let verdicts = checker(recipe)?.check_all(&items, &|done| progress.set(done as u64, ""))?;
+    let passed = verdicts.iter().filter(|verdict| verdict.verdict == Outcome::Pass).count();
+    progress.finish(&format!("{passed} of {} fixes pass", verdicts.len()));
+    for (index, verdict) in unchecked.into_iter().zip(verdicts) {
+        traces[index].verdict = Some(verdict);
+    }
+    Ok(())
+}
+
+/// Runs the stage.
+pub fn run(recipe: &Recipe) -> Result<()> {
+    let files = Files::of(recipe);
+    let problems: Vec<Problem> = read_jsonl(&files.problems())?;
+    let by_id: HashMap<&str, &Problem> = problems.iter().map(|problem| (problem.id.as_str(), problem)).collect();
+    let mut traces: Vec<Trace> = read_jsonl(&files.traces())?;
+    check(recipe, &problems, &mut traces)?;
+    let find = |trace: &Trace| by_id[trace.id.as_str()];
+    let passed = |trace: &Trace| trace.verdict.as_ref().is_some_and(|verdict| verdict.verdict == Outcome::Pass);
+    let count = traces.iter().filter(|trace| passed(trace)).count();
+
+    let usable = |trace: &&Trace| if recipe.filter.enabled { passed(trace) } else { !trace.answer.is_empty() };
+    let part = |split| -> Vec<(&Trace, &Problem)> {
+        let pairs = traces.iter().filter(usable).map(|trace| (trace, find(trace)));
+        pairs.filter(|(_, problem)| problem.split == Some(split)).collect()
+    };
+    let training = part(Split::Train);
+    let limit = (recipe.filter.cap * problems.len() as f64).floor() as usize;
+    let candidates: Vec<&Problem> = training.iter().map(|(_, problem)| *problem).collect();
+    let chosen = problem::cap(&candidates, limit, recipe.seed);
+    let write = |(trace, problem): &(&Trace, &Problem)| conversation(trace, problem, recipe.sft.objective);
+    let records: Vec<Conversation> = chosen.iter().map(|index| write(&training[*index])).collect();
+    if records.is_empty() {
+        let what = format!("no trace is left to train on: {count} of {} fixes pass, the cap is {limit}", traces.len());
+        return Err(Error::input(files.traces().display(), what));
+    }
+    let held_out: Vec<Conversation> = part(Split::Validation).iter().map(write).collect();
+    write_jsonl(&files.sft(), &records)?;
+    write_jsonl(&files.sft_validation(), &held_out)?;
+    note(&format!("filter: {} traces to train on (cap {limit}), wrote {}", records.len(), files.sft().display()));
+    Ok(())
+}
