@@ -44,9 +44,9 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// 1 GiB of memory, 16 MiB of disk, 64 MiB of output, and `wall`.
+    /// 1 GiB of memory, 16 MiB of disk, 4 MiB of output, and `wall`.
     pub fn of(wall: Duration) -> Limits {
-        Limits { wall, memory: 1 << 30, disk: 16 << 20, output: 64 << 20 }
+        Limits { wall, memory: 1 << 30, disk: 16 << 20, output: 4 << 20 }
     }
 }
 

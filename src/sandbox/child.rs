@@ -210,8 +210,8 @@ unsafe fn steps(shared: &Shared<'_>) -> &'static str {
             *high = libc::fcntl(*fd, libc::F_DUPFD_CLOEXEC, 64);
         }
         let ruleset = if plan.ruleset < 0 { -1 } else { libc::fcntl(plan.ruleset, libc::F_DUPFD_CLOEXEC, 64) };
-        for want in 0..plan.fds.len() {
-            if libc::dup2(high[want], want as RawFd) < 0 {
+        for (want, high) in high[..plan.fds.len()].iter().enumerate() {
+            if libc::dup2(*high, want as RawFd) < 0 {
                 return "descriptors";
             }
         }
