@@ -215,6 +215,7 @@ impl Sandbox {
             probe,
         };
         let (pid, handle) = plan.start()?;
+        // SAFETY: clone made this descriptor for us, and nobody else knows it.
         let handle = unsafe { OwnedFd::from_raw_fd(handle) };
         Ok(Running { pid, handle, deadline: Instant::now() + program.limits.wall, ended: None, work, disk: program.limits.disk })
     }
@@ -232,6 +233,7 @@ impl Running {
             // A work folder on a real disk has no size of its own: it is looked at now and then.
             let slice = if self.work.is_some() { left.min(Duration::from_millis(50)) } else { left };
             let mut poll = [libc::pollfd { fd: pipe.as_raw_fd(), events: libc::POLLIN, revents: 0 }];
+            // SAFETY: `poll` is one entry, alive during the call.
             let ready = unsafe { libc::poll(poll.as_mut_ptr(), 1, slice.as_millis() as i32 + 1) };
             if self.work.as_ref().is_some_and(|work| work.bytes() > self.disk) {
                 return Heard::Flood;
@@ -260,6 +262,7 @@ impl Running {
         while self.ended.is_none() {
             let left = self.deadline.saturating_duration_since(Instant::now());
             let mut poll = [libc::pollfd { fd: self.handle.as_raw_fd(), events: libc::POLLIN, revents: 0 }];
+            // SAFETY: `poll` is one entry, alive during the call.
             let ready = unsafe { libc::poll(poll.as_mut_ptr(), 1, left.as_millis() as i32) };
             if ready > 0 {
                 return self.reap(false);
@@ -293,6 +296,7 @@ impl Running {
     fn reap(&mut self, kill: bool) -> Ended {
         // The group goes too: without a pid namespace its first process does not take the others with it. The leader has
         // not been waited for, so its number still means this group.
+        // SAFETY: signals and waits concern a child of ours that was not waited for yet.
         unsafe {
             libc::kill(-self.pid, libc::SIGKILL);
             if kill {
@@ -323,6 +327,7 @@ impl Drop for Running {
 /// A pipe: our end to read from, the program's end to write to. Both close on exec.
 pub fn pipe() -> Result<(OwnedFd, OwnedFd)> {
     let mut ends = [0; 2];
+    // SAFETY: the call fills two numbers, which become owned once it has succeeded.
     if unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) } != 0 {
         return Err(Error::Machine(format!("a pipe could not be made: {}", std::io::Error::last_os_error())));
     }

@@ -178,7 +178,7 @@ fn resources_are_bounded() {
 #[test]
 fn nothing_gets_out() {
     let _turn = turn();
-    // An environment of the host's that must not cross over; every test of this file sets the same.
+    // A variable of the host's that must not cross over.
     let secret = std::env::vars()
         .map(|(name, _)| name)
         .find(|n| !["PATH", "LANG", "LC_ALL", "TZ", "PYTHONHASHSEED"].contains(&n.as_str()));

@@ -14,7 +14,7 @@ pub(super) struct Filter {
     headers: Vec<libc::sock_fprog>,
 }
 
-// The headers point into `programs`, which live as long and never change.
+// SAFETY: the headers point into `programs`, which live as long and never change.
 unsafe impl Send for Filter {}
 unsafe impl Sync for Filter {}
 
