@@ -289,6 +289,7 @@ impl Checker {
         let (mut talk, channels) = Talk::open()?;
         let to_answer = OwnedFd::from(to_answer.write.expect("not closed"));
         let mut testing = self.spawn(BESIDE, &[&channels.0, &channels.1, &to_tests, &to_answer], limits)?;
+        testing.waits_for(&serving);
         drop((channels, to_tests, to_answer));
         let names = [wanted.clone(), modules.clone(), classes.clone()];
         let head = [Value::text(&check.prelude), Value::text(&check.setup), texts(&check.tests)];
