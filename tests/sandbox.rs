@@ -178,7 +178,7 @@ fn resources_are_bounded() {
 #[test]
 fn nothing_gets_out() {
     let _turn = turn();
-    // An environment of the host's that must not cross over; every test of this file sets the same.
+    // A variable of the host's that must not cross over.
     let secret = std::env::vars()
         .map(|(name, _)| name)
         .find(|n| !["PATH", "LANG", "LC_ALL", "TZ", "PYTHONHASHSEED"].contains(&n.as_str()));
@@ -288,6 +288,29 @@ fn no_trick_makes_a_pass() {
     ];
     for (name, answer) in &answers {
         never_passes(name, answer);
+    }
+    // Tests that would let an answer judge, or stop, themselves.
+    let judged = [
+        ("assert all(map(lambda n: f(n) == n * n, (3, 4)))", "def f(n):\n    raise StopIteration"),
+        ("assert all(f(n) == n * n for n in (3, 4))", "def f(n):\n    raise StopIteration"),
+        (
+            "assert 9 in f(3)",
+            "class C:\n    def __contains__(s, x): return True\n    def __iter__(s): return iter(())\ndef f(n):\n    return C()",
+        ),
+        ("assert f(3) > 8", "class C:\n    def __gt__(s, x): return True\ndef f(n):\n    return C()"),
+        ("assert f(3) in (9,)", "class C:\n    def __eq__(s, x): return True\ndef f(n):\n    return C()"),
+        ("assert f(3) != 8", "class C:\n    def __ne__(s, x): return True\ndef f(n):\n    return C()"),
+        ("assert not f(3)", "class C:\n    def __bool__(s): return False\ndef f(n):\n    return C()"),
+        (
+            "import math\nassert math.isclose(f(3), 9)",
+            "class C(float):\n    def __float__(s): return 9.0\ndef f(n):\n    return C(1)",
+        ),
+        ("assert (f(3) == 9) is True", "class C:\n    def __eq__(s, x): return True\ndef f(n):\n    return C()"),
+        ("x = [1, 2]\nassert f(x) == [1, 2] + [3]", "def f(x):\n    x.append(3)\n    return 0"),
+    ];
+    for (test, answer) in judged {
+        let verdict = check(&problem(&[test]), answer);
+        assert_eq!(verdict.verdict, Outcome::Fail, "{test}: {verdict:?}");
     }
     // What the answer should give is nowhere in its process: not in a frame, an object, a descriptor or its own memory.
     let secret = [problem(&["assert f() == 'xyzzy-417'"]), problem(&["for w in ('xyzzy-417',):\n    assert f() == w"])];

@@ -205,7 +205,7 @@ impl Checker {
     /// Runs a program of ours in the sandbox and returns the `count` values it must send; none when it did not.
     pub(in crate::problem) fn ask_trusted(&self, source: &str, request: &Value, count: usize) -> Result<Option<Vec<Value>>> {
         let (mut talk, channels) = Talk::open()?;
-        let limits = Limits::of(PLANNING);
+        let limits = Limits { output: 64 << 20, ..Limits::of(PLANNING) };
         let mut running = self.spawn(source, &[&channels.0, &channels.1], limits)?;
         drop(channels);
         talk.send(request);
@@ -289,6 +289,7 @@ impl Checker {
         let (mut talk, channels) = Talk::open()?;
         let to_answer = OwnedFd::from(to_answer.write.expect("not closed"));
         let mut testing = self.spawn(BESIDE, &[&channels.0, &channels.1, &to_tests, &to_answer], limits)?;
+        testing.waits_for(&serving);
         drop((channels, to_tests, to_answer));
         let names = [wanted.clone(), modules.clone(), classes.clone()];
         let head = [Value::text(&check.prelude), Value::text(&check.setup), texts(&check.tests)];

@@ -54,6 +54,7 @@ pub(super) struct Plan<'a> {
 
 /// The user and group alone, mapped to themselves: the only map that an ordinary user may write.
 pub(super) fn identity_maps() -> [CString; 2] {
+    // SAFETY: neither call can fail or touches memory.
     let (user, group) = unsafe { (libc::geteuid(), libc::getegid()) };
     [format!("{user} {user} 1"), format!("{group} {group} 1")].map(|s| CString::new(s).expect("digits"))
 }
@@ -84,6 +85,8 @@ impl Plan<'_> {
         };
         let mut stack = vec![0u8; STACK];
         let mut pidfd: RawFd = -1;
+        // SAFETY: the child runs `run` on a stack of its own and makes system calls only; CLONE_VFORK keeps this thread, and
+        // with it `stack`, `shared` and everything they point to, in place until the child has exec'd or ended.
         let pid = unsafe {
             let top = stack.as_mut_ptr().add(STACK & !15) as usize & !15;
             // A signal handler of ours must not run in the child, whose memory is ours.
@@ -106,6 +109,7 @@ impl Plan<'_> {
             pid
         };
         if let Some((step, errno)) = std::hint::black_box(&shared).failed {
+            // SAFETY: the child is ours, has ended and is waited for once; the descriptor is ours and not used again.
             unsafe {
                 libc::waitpid(pid, std::ptr::null_mut(), libc::__WALL);
                 libc::close(pidfd);
@@ -118,12 +122,14 @@ impl Plan<'_> {
 }
 
 extern "C" fn run(argument: *mut libc::c_void) -> libc::c_int {
+    // SAFETY: `start` passes a `Shared` that outlives this function; its thread waits, so nothing else looks at it.
     let shared = unsafe { &mut *(argument as *mut Shared<'_>) };
     let step = unsafe { steps(shared) };
     shared.failed = Some((step, unsafe { *libc::__errno_location() }));
     unsafe { libc::_exit(127) }
 }
 
+/// Writes `text` in one call, as the maps of a namespace must be. Only system calls.
 unsafe fn write_file(path: &CStr, text: &CStr) -> bool {
     unsafe {
         let fd = libc::open(path.as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
@@ -137,6 +143,7 @@ unsafe fn write_file(path: &CStr, text: &CStr) -> bool {
     }
 }
 
+/// Sets both limits of `resource`, never above what the host itself has. Only system calls.
 unsafe fn limit(resource: libc::__rlimit_resource_t, value: u64) -> bool {
     let mut old = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     unsafe {
@@ -146,12 +153,14 @@ unsafe fn limit(resource: libc::__rlimit_resource_t, value: u64) -> bool {
     }
 }
 
+/// `__user_cap_header_struct` of capset(2).
 #[repr(C)]
 struct Header {
     version: u32,
     pid: i32,
 }
 
+/// `mount_attr` of mount_setattr(2).
 #[repr(C)]
 struct MountAttr {
     set: u64,
@@ -160,13 +169,15 @@ struct MountAttr {
     userns: u64,
 }
 
+/// `landlock_path_beneath_attr` of landlock_add_rule(2).
 #[repr(C, packed)]
 struct PathBeneath {
     access: u64,
     parent: i32,
 }
 
-/// Returns the name of the step that failed; does not return when all went well.
+/// Everything between clone and exec. Returns the name of the step that failed; does not return when all went well. Only
+/// system calls: no allocation, no lock, no unwinding.
 unsafe fn steps(shared: &Shared<'_>) -> &'static str {
     let plan = shared.plan;
     unsafe {
@@ -210,8 +221,8 @@ unsafe fn steps(shared: &Shared<'_>) -> &'static str {
             *high = libc::fcntl(*fd, libc::F_DUPFD_CLOEXEC, 64);
         }
         let ruleset = if plan.ruleset < 0 { -1 } else { libc::fcntl(plan.ruleset, libc::F_DUPFD_CLOEXEC, 64) };
-        for want in 0..plan.fds.len() {
-            if libc::dup2(high[want], want as RawFd) < 0 {
+        for (want, high) in high[..plan.fds.len()].iter().enumerate() {
+            if libc::dup2(*high, want as RawFd) < 0 {
                 return "descriptors";
             }
         }

@@ -33,6 +33,7 @@ fn work_rights() -> BitFlags<AccessFs> {
 /// The kernel's Landlock version, 0 or less where there is none.
 pub(super) fn landlock_version() -> i32 {
     const VERSION: u32 = 1;
+    // SAFETY: with this flag the call reads no attributes and only returns a number.
     unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, std::ptr::null::<u8>(), 0, VERSION) as i32 }
 }
 
@@ -71,11 +72,7 @@ pub(super) fn ruleset(reads: &[PathBuf], work: Option<&Path>) -> Result<OwnedFd>
     for (path, rights) in paths.chain(work.map(|w| (w, work_rights()))) {
         // What a machine lacks needs no rule.
         let Ok(fd) = PathFd::new(path) else { continue };
-        let rights = if path.is_file() || rights.contains(AccessFs::WriteFile) && !path.is_dir() {
-            rights & AccessFs::from_file(abi)
-        } else {
-            rights
-        };
+        let rights = if path.is_dir() { rights } else { rights & AccessFs::from_file(abi) };
         ruleset = ruleset.add_rule(PathBeneath::new(fd, rights)).map_err(|e| wrong(&e))?;
     }
     Option::<OwnedFd>::from(ruleset).ok_or_else(|| Error::Machine("landlock: the kernel gave no ruleset".into()))

@@ -14,7 +14,7 @@ pub(super) struct Filter {
     headers: Vec<libc::sock_fprog>,
 }
 
-// The headers point into `programs`, which live as long and never change.
+// SAFETY: the headers point into `programs`, which live as long and never change.
 unsafe impl Send for Filter {}
 unsafe impl Sync for Filter {}
 
@@ -159,19 +159,19 @@ impl Filter {
             SeccompRule::new(vec![condition]).map_err(|e| wrong(&e))
         };
         let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
-            DENIED.iter().chain(DENIED_HERE).map(|call| (*call as i64, Vec::new())).collect();
+            DENIED.iter().chain(DENIED_HERE).map(|call| (*call, Vec::new())).collect();
         // A thread is welcome, a process is not.
         let thread = libc::CLONE_THREAD as u64;
-        rules.insert(libc::SYS_clone as i64, vec![rule(0, SeccompCmpOp::MaskedEq(thread), 0)?]);
-        rules.insert(libc::SYS_prlimit64 as i64, vec![rule(0, SeccompCmpOp::Ne, 0)?]);
+        rules.insert(libc::SYS_clone, vec![rule(0, SeccompCmpOp::MaskedEq(thread), 0)?]);
+        rules.insert(libc::SYS_prlimit64, vec![rule(0, SeccompCmpOp::Ne, 0)?]);
         let mut terminal = Vec::new();
         for request in TERMINAL {
             terminal.push(rule(1, SeccompCmpOp::Eq, request)?);
         }
-        rules.insert(libc::SYS_ioctl as i64, terminal);
+        rules.insert(libc::SYS_ioctl, terminal);
 
         // clone3 hides its flags in memory; without it the C library falls back to clone.
-        let newer = BTreeMap::from([(libc::SYS_clone3 as i64, Vec::new())]);
+        let newer = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
         let compile = |rules, errno: i32| -> Result<BpfProgram> {
             SeccompFilter::new(rules, SeccompAction::Allow, SeccompAction::Errno(errno as u32), arch)
                 .and_then(BpfProgram::try_from)

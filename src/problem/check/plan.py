@@ -164,8 +164,6 @@ def _main():
     for prelude, setup, tests in problems:
         try:
             plan = _plan(prelude, setup, tests)
-            if plan[0] == "beside":
-                plan = [plan[0], plan[1], plan[2], plan[3], plan[4]]
         except BaseException as error:
             plan = ["broken"] + blame(error)
         send(4, pack(plan))

@@ -24,7 +24,6 @@ def _main():
         "item": lambda x, key: x[key],
         "setitem": lambda x, key, value: x.__setitem__(key, value),
         "delitem": lambda x, key: x.__delitem__(key),
-        "has": lambda x, item: item in x,
         "bool": bool,
         "eq": lambda x, y: bool(x == y),
         "str": str,
