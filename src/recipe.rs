@@ -134,7 +134,7 @@ pub struct Problems {
 
 impl Default for Problems {
     fn default() -> Problems {
-        Problems { suite: "mbpp".into(), path: None, count: 200, seed: None, split: [0.70, 0.15, 0.15], mutate: true, vet: true }
+        Problems { suite: "mbpp".into(), path: None, count: 0, seed: None, split: [0.70, 0.15, 0.15], mutate: true, vet: true }
     }
 }
 
