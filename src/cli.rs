@@ -1,12 +1,14 @@
 //! The subcommands, one file each. The only place that knows about terminals and exit codes.
 
 mod bench;
+mod check;
 mod generate;
 mod later;
 mod run;
 mod score;
 mod stage;
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -56,9 +58,8 @@ enum Command {
     /// Log-probabilities of given tokens, or rewards
     Score(score::Args),
     /// Judges a benchmark's own solutions, its bugs, or anyone's answers, in the sandbox
-    Check(later::Args),
+    Check(check::Args),
     /// Measures training and decoding on this machine
-    #[command(hide = true)]
     Bench(bench::Args),
     #[command(hide = true)]
     Repair(later::Args),
@@ -108,7 +109,7 @@ impl Cli {
             Command::Report(args) => args.run("report"),
             Command::Generate(args) => args.run(),
             Command::Score(args) => args.run(),
-            Command::Check(_) => Err(not_yet("check")),
+            Command::Check(args) => args.run(),
             Command::Bench(args) => args.run(),
             Command::Repair(_) => Err(not_yet("repair")),
             Command::Export(_) => Err(not_yet("export")),
@@ -122,4 +123,10 @@ impl Cli {
 /// What a subcommand answers that this version does not have: exit code 2, nothing done.
 fn not_yet(what: &str) -> anyhow::Error {
     Error::input(what, "not yet: this version cannot do it").into()
+}
+
+/// Results, one a line, on standard output.
+fn print_lines(lines: impl IntoIterator<Item = String>) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    lines.into_iter().try_for_each(|line| writeln!(out, "{line}")).map_err(|e| Error::io("standard output", e))
 }

@@ -3,7 +3,11 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use super::not_yet;
+use repairity::bench;
+use repairity::device::Cpu;
+use repairity::error::Error;
+
+use super::{not_yet, print_lines};
 
 /// The arguments of `bench`.
 #[derive(Debug, clap::Args)]
@@ -43,6 +47,35 @@ enum What {
 impl Args {
     /// Prints what was measured.
     pub fn run(self) -> anyhow::Result<ExitCode> {
-        Err(not_yet("bench"))
+        let device = Cpu::<f32>::new();
+        let model = || self.model.as_deref().ok_or_else(|| Error::input("--model", "a model's folder expected"));
+        for (flag, value) in [("--batch", self.batch), ("--seq", self.seq), ("--steps", self.steps)] {
+            if value == 0 {
+                return Err(Error::input(flag, "a number of at least 1 expected").into());
+            }
+        }
+        let measured = match self.what {
+            What::Sft => bench::sft(&device, model()?, self.batch, self.seq, self.steps)?,
+            What::Decode => bench::decode(&device, model()?, self.batch, self.seq, self.steps)?,
+            What::Kernels => return Err(not_yet("bench kernels")),
+            What::Ppo => return Err(not_yet("bench ppo")),
+        };
+        let line = match self.json {
+            true => serde_json::to_string(&measured)?,
+            false => format!(
+                "{} on {}: {:.1} M parameters, batch {}, seq {}, {} steps in {:.2} s: {:.1} tokens/s, peak {:.1} MB",
+                measured.what,
+                measured.device,
+                measured.parameters as f64 / 1e6,
+                measured.batch,
+                measured.seq,
+                measured.steps,
+                measured.seconds,
+                measured.tokens_per_s,
+                measured.peak_bytes as f64 / 1e6
+            ),
+        };
+        print_lines([line])?;
+        Ok(ExitCode::SUCCESS)
     }
 }

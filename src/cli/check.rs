@@ -1,7 +1,6 @@
 //! `repairity check`: a benchmark's own solutions, its bugs, or anyone's answers, judged in the sandbox.
 
 use std::collections::{HashMap, HashSet};
-use std::io::Write;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -12,6 +11,9 @@ use repairity::record::{self, Outcome, Problem, Verdict};
 use repairity::sandbox::Mode;
 use repairity::telemetry::{self, Progress, interrupt};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::print_lines;
 
 /// The arguments of `check`.
 #[derive(Debug, clap::Args)]
@@ -85,11 +87,11 @@ impl Args {
         match &self.output {
             Some(path) => {
                 record::write_jsonl(path, &lines)?;
-                print(&[counts])?;
+                print_lines([counts])?;
             }
             // Standard output stays JSONL.
             None => {
-                print(&lines.iter().map(serde_json::to_string).collect::<std::result::Result<Vec<_>, _>>()?)?;
+                print_lines(lines.iter().map(|line| json!(line).to_string()))?;
                 telemetry::note(&counts);
             }
         }
@@ -171,9 +173,4 @@ fn read_answers<'a>(path: &Path, problems: &'a [Problem], cut: bool) -> Result<V
         }
     }
     Ok(answers)
-}
-
-fn print(lines: &[String]) -> Result<()> {
-    let mut out = std::io::stdout().lock();
-    lines.iter().try_for_each(|line| writeln!(out, "{line}")).map_err(|e| Error::io("standard output", e))
 }

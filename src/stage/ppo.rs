@@ -12,7 +12,6 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::reward::RewardModel;
 use super::{Files, instruction, sft, train};
 use crate::batch::{NextTokens, Order};
 use crate::checkpoint;
@@ -27,6 +26,7 @@ use crate::prompt;
 use crate::recipe::{Critic, Ppo, Recipe, Train};
 use crate::record::{Message, Problem, Split, read_jsonl};
 use crate::rng::{Rng, key};
+use crate::score::RewardModel;
 use crate::telemetry::{Metrics, Progress, interrupt, note};
 use crate::tokenizer::Tokenizer;
 use crate::weights::{Grads, Param};

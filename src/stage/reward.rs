@@ -8,98 +8,26 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::train::{self, Fitted, Plan, Task};
 use super::{Files, copy_tokenizer, fingerprint, sft};
 use crate::batch::Order;
 use crate::checkpoint::{self, Storage, Tensors};
-use crate::device::{Device, Dropout, Real};
+use crate::device::{Device, Dropout};
 use crate::error::{Error, Result};
 use crate::loss::ppo::ScoreScale;
 use crate::loss::reward::{Stats, pairs};
-use crate::model::head::Scores;
 use crate::model::{Adapter, Decoder, Packed, Pass, ScalarHead};
 use crate::optim::{Hyper, LearningRate};
 use crate::prompt::{self, Example};
 use crate::recipe::{Recipe, Recompute, Train};
 use crate::record::{Candidate, Preference, Problem, read_jsonl};
 use crate::rng::Rng;
+use crate::score::{PASS, RewardModel, last_tokens};
 use crate::telemetry::note;
 use crate::tokenizer::Tokenizer;
 use crate::weights::{Grads, Param};
-
-/// Sequences scored in one pass.
-const SCORING_BATCH: usize = 16;
-
-/// A reward model with its tokenizer.
-pub struct RewardModel<D: Device> {
-    /// The decoder.
-    pub decoder: Decoder<D>,
-    /// Its adapter, where it was trained with one.
-    pub adapter: Option<Adapter<D>>,
-    /// The scalar head.
-    pub head: ScalarHead<D>,
-    /// Its own tokenizer.
-    pub tokenizer: Tokenizer,
-    /// What its scores are brought to mean 0 and deviation 1 by.
-    pub scale: ScoreScale,
-}
-
-impl<D: Device> RewardModel<D> {
-    /// Reads what the stage wrote, or any `...ForSequenceClassification` folder; without `score_scale.json` the scale is (0, 1).
-    pub fn load(device: &D, folder: &Path) -> Result<Self> {
-        let scale_path = folder.join("score_scale.json");
-        let scale = match scale_path.exists() {
-            true => {
-                serde_json::from_value(checkpoint::read_json(&scale_path)?).map_err(|e| Error::input(scale_path.display(), e))?
-            }
-            false => ScoreScale { mean: 0.0, deviation: 1.0 },
-        };
-        let config = folder.join("adapter_config.json");
-        if config.exists() {
-            let json = checkpoint::read_json(&config)?;
-            let base = json.get("base_model_name_or_path").and_then(Value::as_str).unwrap_or_default();
-            let decoder = Decoder::load_body(device, Path::new(base))?;
-            let adapter = Adapter::load(device, &decoder.config, folder)?;
-            let head = Adapter::load_head(device, &decoder.config, folder)?;
-            let head = head.ok_or_else(|| Error::input(folder.display(), "a reward adapter without score.weight"))?;
-            let tokenizer = Tokenizer::load(Path::new(base))?;
-            return Ok(RewardModel { decoder, adapter: Some(adapter), head, tokenizer, scale });
-        }
-        let decoder = Decoder::load_body(device, folder)?;
-        let tensors = Tensors::open_folder(folder)?;
-        let head = ScalarHead::from_tensors(device, &tensors, ScalarHead::<D>::NAME, decoder.config.hidden)?;
-        let head = head.ok_or_else(|| Error::input(folder.display(), "tensor score.weight is missing: not a reward model"))?;
-        Ok(RewardModel { decoder, adapter: None, head, tokenizer: Tokenizer::load(folder)?, scale })
-    }
-
-    /// The raw score of each token sequence.
-    pub fn score_tokens(&self, device: &D, sequences: &[Vec<u32>]) -> Result<Vec<f64>> {
-        let mut scores = Vec::with_capacity(sequences.len());
-        for chunk in sequences.chunks(SCORING_BATCH) {
-            if let Some(empty) = chunk.iter().position(Vec::is_empty) {
-                return Err(Error::input(format!("sequence {}", scores.len() + empty), "at least one token expected"));
-            }
-            let views: Vec<&[u32]> = chunk.iter().map(Vec::as_slice).collect();
-            let batch = Packed::new(device, &views)?;
-            let hidden = self.decoder.infer(device, &batch, self.adapter.as_ref())?;
-            let head = Scores::new(device, &self.head, &hidden, &last_tokens(&batch))?;
-            scores.extend(device.download(&head.score)?.iter().map(|score| score.f64()));
-        }
-        Ok(scores)
-    }
-
-    /// The raw score of each (prompt, answer).
-    pub fn score_texts(&self, device: &D, texts: &[(&str, &str)], max_tokens: usize) -> Result<Vec<f64>> {
-        let read = |(prompt, answer): &(&str, &str)| prompt::reward_tokens(&self.tokenizer, prompt, answer, max_tokens);
-        self.score_tokens(device, &texts.iter().map(read).collect::<Result<Vec<_>>>()?)
-    }
-}
-
-fn last_tokens<D: Device>(batch: &Packed<D>) -> Vec<u32> {
-    batch.bounds.host[1..].iter().map(|end| end - 1).collect()
-}
 
 /// A labelled pair as tokens.
 struct Pair {
@@ -171,7 +99,7 @@ impl<D: Device> Task<D> for Preferences<'_, D> {
         }
         let mut sum = Stats::default();
         let mut decided = 0.0;
-        for chunk in self.held_out.chunks(SCORING_BATCH / 2) {
+        for chunk in self.held_out.chunks(PASS / 2) {
             let stats = self.pass(device, &chunk.iter().collect::<Vec<_>>(), None)?;
             sum.loss += stats.loss;
             sum.correct += stats.correct;
@@ -278,7 +206,7 @@ pub fn run<D: Device>(device: &D, recipe: &Recipe) -> Result<Fitted> {
     decoder.config.classifier = true;
     let scale = ScoreScale { mean: 0.0, deviation: 1.0 };
     let mut task = Preferences {
-        model: RewardModel { decoder, adapter, head, tokenizer, scale },
+        model: RewardModel { decoder, adapter, head, tokenizer: Some(tokenizer), scale },
         pairs: training,
         held_out,
         recompute: reward.recompute,
