@@ -255,7 +255,7 @@ impl Shape {
                 _ => None,
             })
         };
-        let sentence = fixed(&format!("Return {}.", template.says.replace('@', phrase)));
+        let sentence = fixed(&format!("F should return {}.", template.says.replace('@', phrase)));
         let code = fixed(&template.code.replace('@', first).replace('#', second));
         let function = parse::function(&code).unwrap_or_else(|e| panic!("template {}: {e}", template.name));
         let reference = function.to_string();

@@ -11,7 +11,7 @@ use super::{Catalogue, Fix, Knowledge, direct, trace};
 /// One training document.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Document {
-    /// Plain text: a sentence and a program, right or buggy.
+    /// Plain text: a sentence and a program, right with its tests, or buggy.
     Text(String),
     /// A prompt, rendered from the problem, and an answer.
     Repair {
@@ -59,8 +59,12 @@ pub fn corpus(seed: u64, count: usize, mixture: &Mixture, held_out: &HashSet<Str
             continue;
         }
         if rng.chance(mixture.plain) {
-            let code = if rng.chance(mixture.plain_right) { reference } else { buggy };
-            documents.push(Document::Text(format!("{}\n{}", problem.prompt, direct(&code))));
+            let tests = problem.check.tests.join("\n");
+            let text = match rng.chance(mixture.plain_right) {
+                true => format!("{}\n{}\n{tests}", problem.prompt, direct(&reference)),
+                false => format!("{}\n{}", problem.prompt, direct(&buggy)),
+            };
+            documents.push(Document::Text(text));
             continue;
         }
         let traced = rng.chance(mixture.traced);

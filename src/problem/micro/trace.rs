@@ -81,7 +81,7 @@ pub fn direct(code: &str) -> String {
 pub fn trace(problem: &Problem, fix: &Fix) -> Result<String> {
     let function = Knowledge::of(problem)?.function;
     let buggy = problem.buggy.as_deref().unwrap_or_default();
-    let task = problem.prompt.strip_prefix("Return ").unwrap_or(&problem.prompt);
+    let task = &problem.prompt;
     let phrase = Kind::named(&fix.kind).map_or("is wrong", Kind::phrase);
     let mut rest = "the rest";
     let (bug, plan) = match Edit::between(buggy, &fix.code) {
@@ -106,7 +106,7 @@ pub fn trace(problem: &Problem, fix: &Fix) -> Result<String> {
     };
     let [a, b, c, d] = PARTS;
     Ok(format!(
-        "{a} {function} should return {task}\n{b} {bug}\n{c} {plan}\n{d} {rest} of {function} stays the same.\n\n{}",
+        "{a} {task}\n{b} {bug}\n{c} {plan}\n{d} {rest} of {function} stays the same.\n\n{}",
         direct(&fix.code)
     ))
 }
