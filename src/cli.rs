@@ -35,6 +35,8 @@ enum Command {
     Run(run::Args),
     /// One stage: trains a small base model from nothing
     Pretrain(stage::Args),
+    /// One stage: loads, vets and splits the benchmark
+    Problems(stage::Args),
     /// One stage: asks the teacher for reasoning traces
     Collect(stage::Args),
     /// One stage: keeps the traces whose fix passes the tests
@@ -98,6 +100,7 @@ impl Cli {
         match self.command {
             Command::Run(args) => args.run(),
             Command::Pretrain(args) => args.run("pretrain"),
+            Command::Problems(args) => args.run("problems"),
             Command::Collect(args) => args.run("collect"),
             Command::Filter(args) => args.run("filter"),
             Command::Sft(args) => args.run("sft"),

@@ -21,8 +21,8 @@ use hash::Hashes;
 pub use manifest::{Manifest, Record, State};
 
 /// Every stage, in the order they run.
-pub const STAGES: [&str; 10] =
-    ["pretrain", "collect", "filter", "sft", "candidates", "judge", "reward", "ppo", "evaluate", "report"];
+pub const STAGES: [&str; 11] =
+    ["pretrain", "problems", "collect", "filter", "sft", "candidates", "judge", "reward", "ppo", "evaluate", "report"];
 
 /// What a stage reads, writes and depends on.
 #[derive(Debug, Clone)]

@@ -8,6 +8,7 @@ pub mod filter;
 pub mod judge;
 pub mod ppo;
 pub mod pretrain;
+pub mod problems;
 pub mod report;
 pub mod reward;
 pub mod sample;

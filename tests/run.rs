@@ -127,7 +127,7 @@ fn from_and_until_bound_the_run() {
     let error = run.open(false).between(Some("sft"), Some("filter")).err().unwrap();
     assert_eq!((error.exit_code(), error.to_string().as_str()), (2, "--from, --until: sft comes after filter"));
     let error = run.open(false).between(Some("stf"), None).err().unwrap();
-    assert!(error.to_string().starts_with("--from: `stf` is not a stage; the stages are pretrain, collect"), "{error}");
+    assert!(error.to_string().starts_with("--from: `stf` is not a stage; the stages are pretrain, problems, collect"), "{error}");
 }
 
 #[test]

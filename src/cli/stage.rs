@@ -25,6 +25,10 @@ impl Args {
     /// Runs one stage, unless it is done already.
     pub fn run(self, name: &str) -> anyhow::Result<ExitCode> {
         let recipe = self.recipe.load()?;
+        if ["collect", "evaluate"].contains(&name) {
+            // Measuring a model from elsewhere starts here, without any stage before it.
+            run(&recipe, false, Some("problems"), Some("problems"))?;
+        }
         run(&recipe, self.recipe.fresh, Some(name), Some(name))
     }
 }
@@ -54,6 +58,7 @@ pub fn run(recipe: &Recipe, fresh: bool, from: Option<&str>, until: Option<&str>
 fn body<D: Device>(name: &str, device: &D, recipe: &Recipe) -> Result<()> {
     match name {
         "pretrain" => stage::pretrain::run(device, recipe).map(drop),
+        "problems" => stage::problems::run(recipe),
         "collect" => stage::collect::run(recipe),
         "filter" => stage::filter::run(recipe),
         "sft" => stage::sft::run(device, recipe).map(drop),
@@ -82,11 +87,17 @@ fn spec(name: &'static str, recipe: &Recipe) -> StageSpec {
             list(&[files.out.join("pretrain")]),
             json!([seed, prompt, recipe.pretrain]),
         ),
-        "collect" => (
-            some(vec![recipe.problems.path.clone(), recipe.teacher.path.clone()]),
-            list(&[files.problems(), files.dropped(), files.traces()]),
+        "problems" => (
+            some(vec![recipe.problems.path.clone()]),
+            list(&[files.problems(), files.dropped()]),
             vec![],
-            json!([seed, prompt, recipe.problems, recipe.teacher, recipe.sandbox]),
+            json!([seed, recipe.problems, recipe.sandbox]),
+        ),
+        "collect" => (
+            some(vec![Some(files.problems()), recipe.teacher.path.clone()]),
+            list(&[files.traces()]),
+            vec![],
+            json!([seed, prompt, recipe.teacher, recipe.sandbox]),
         ),
         "filter" => (
             list(&[files.problems(), files.traces()]),

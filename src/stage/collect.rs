@@ -1,51 +1,19 @@
-//! Reasoning traces: every problem is vetted, the benchmark is split, and the teacher is asked to fix the training problems, and
-//! the validation problems, whose traces serve early stopping (the paper's Eq 4). Each fix is checked (Eq 5).
+//! Reasoning traces: the teacher is asked to fix the training problems, and the validation problems, whose traces serve early
+//! stopping (the paper's Eq 4). Each fix is checked (Eq 5).
 //!
-//! `repairity collect RECIPE`. Out: `problems.jsonl`, `dropped.jsonl`, `traces.jsonl`; every answer is stored in `teacher.jsonl`
-//! as it arrives, so nothing is asked twice.
+//! `repairity collect RECIPE`. In: `problems.jsonl`. Out: `traces.jsonl`; every answer is stored in `teacher.jsonl` as it arrives,
+//! so nothing is asked twice.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use serde_json::json;
-
-use super::{Files, checker, filter, instruction, teacher};
+use super::{Files, filter, instruction, teacher};
 use crate::error::{Error, Result};
-use crate::problem;
 use crate::prompt;
 use crate::recipe::Recipe;
-use crate::record::{Extra, Problem, Split, Trace, write_jsonl};
+use crate::record::{Extra, Problem, Split, Trace, read_jsonl, write_jsonl};
 use crate::teacher::{Query, Stop, Teacher};
 use crate::telemetry::{Progress, interrupt, note};
-
-/// Loads, completes, vets and splits the benchmark.
-fn prepare(recipe: &Recipe, files: &Files) -> Result<Vec<Problem>> {
-    let settings = &recipe.problems;
-    let seed = settings.seed.unwrap_or(recipe.seed);
-    let mut problems = problem::load(&settings.suite, settings.path.as_deref(), seed, settings.count)?;
-    let checker = checker(recipe)?;
-    let mut dropped = Vec::new();
-    if settings.mutate && problems.iter().any(|problem| problem.buggy.is_none()) {
-        let progress = Progress::new("mutate", problems.len() as u64);
-        dropped = problem::mutate(&checker, &mut problems, seed, &|done| progress.set(done as u64, ""))?;
-        progress.finish("");
-        // What no mutant could be made for was dropped with the reason; it is not a repair problem.
-        problems.retain(|problem| problem.buggy.is_some());
-    }
-    if settings.vet {
-        let checks = problems.iter().map(|p| usize::from(p.reference.is_some()) + usize::from(p.buggy.is_some())).sum::<usize>();
-        let progress = Progress::new("vet", checks as u64);
-        let (kept, refused) = problem::vet(&checker, problems, &|done| progress.set(done as u64, ""))?;
-        progress.finish(&format!("{} problems kept, {} dropped", kept.len(), refused.len()));
-        problems = kept;
-        dropped.extend(refused);
-    }
-    problem::split(&mut problems, settings.split, seed)?;
-    let dropped: Vec<_> = dropped.iter().map(|one| json!({"id": one.id, "reason": one.reason})).collect();
-    write_jsonl(&files.dropped(), &dropped)?;
-    write_jsonl(&files.problems(), &problems)?;
-    Ok(problems)
-}
 
 /// Asks for one trace. None where the answer was cut or refused.
 fn trace(teacher: &dyn Teacher, problem: &Problem, instruction: &str) -> Result<Trace> {
@@ -116,10 +84,10 @@ pub(super) fn spread<T: Send>(count: usize, threads: usize, work: impl Fn(usize)
 /// Runs the stage.
 pub fn run(recipe: &Recipe) -> Result<()> {
     let files = Files::of(recipe);
-    let problems = prepare(recipe, &files)?;
+    let problems: Vec<Problem> = read_jsonl(&files.problems())?;
     let asked: Vec<&Problem> = problems.iter().filter(|problem| problem.split != Some(Split::Test)).collect();
     if asked.is_empty() {
-        return Err(Error::input("problems", "no problem to train on is left after vetting and the split"));
+        return Err(Error::input(files.problems().display(), "no problem to train on is left after vetting and the split"));
     }
     let teacher = teacher(recipe, &files)?;
     let progress = Progress::new("collect", asked.len() as u64);
@@ -133,6 +101,6 @@ pub fn run(recipe: &Recipe) -> Result<()> {
     progress.finish(&format!("{} traces, {} tokens each", traces.len(), tokens / traces.len() as u64));
     filter::check(recipe, &problems, &mut traces)?;
     write_jsonl(&files.traces(), &traces)?;
-    note(&format!("collect: {} problems, {} traces, wrote {}", problems.len(), traces.len(), files.traces().display()));
+    note(&format!("collect: {} traces, wrote {}", traces.len(), files.traces().display()));
     Ok(())
 }

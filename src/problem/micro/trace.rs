@@ -105,10 +105,7 @@ pub fn trace(problem: &Problem, fix: &Fix) -> Result<String> {
         }
     };
     let [a, b, c, d] = PARTS;
-    Ok(format!(
-        "{a} {task}\n{b} {bug}\n{c} {plan}\n{d} {rest} of {function} stays the same.\n\n{}",
-        direct(&fix.code)
-    ))
+    Ok(format!("{a} {task}\n{b} {bug}\n{c} {plan}\n{d} {rest} of {function} stays the same.\n\n{}", direct(&fix.code)))
 }
 
 /// Lines that differ between two programs: the larger of the lines that go and the lines that come.

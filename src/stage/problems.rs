@@ -1,0 +1,43 @@
+//! The benchmark as the run uses it: loaded, given bugs where it has none, vetted (each reference passes, each bug fails), and split
+//! into training, validation and test.
+//!
+//! `repairity problems RECIPE`. Out: `problems.jsonl`, and `dropped.jsonl` with the reason for each problem left out.
+
+use serde_json::json;
+
+use super::{Files, checker};
+use crate::error::Result;
+use crate::problem;
+use crate::recipe::Recipe;
+use crate::record::write_jsonl;
+use crate::telemetry::{Progress, note};
+
+/// Runs the stage.
+pub fn run(recipe: &Recipe) -> Result<()> {
+    let (files, settings) = (Files::of(recipe), &recipe.problems);
+    let seed = settings.seed.unwrap_or(recipe.seed);
+    let mut problems = problem::load(&settings.suite, settings.path.as_deref(), seed, settings.count)?;
+    let checker = checker(recipe)?;
+    let mut dropped = Vec::new();
+    if settings.mutate && problems.iter().any(|problem| problem.buggy.is_none()) {
+        let progress = Progress::new("mutate", problems.len() as u64);
+        dropped = problem::mutate(&checker, &mut problems, seed, &|done| progress.set(done as u64, ""))?;
+        progress.finish("");
+        // What no mutant could be made for was dropped with the reason; it is not a repair problem.
+        problems.retain(|problem| problem.buggy.is_some());
+    }
+    if settings.vet {
+        let checks = problems.iter().map(|p| usize::from(p.reference.is_some()) + usize::from(p.buggy.is_some())).sum::<usize>();
+        let progress = Progress::new("vet", checks as u64);
+        let (kept, refused) = problem::vet(&checker, problems, &|done| progress.set(done as u64, ""))?;
+        progress.finish(&format!("{} problems kept, {} dropped", kept.len(), refused.len()));
+        problems = kept;
+        dropped.extend(refused);
+    }
+    problem::split(&mut problems, settings.split, seed)?;
+    let dropped: Vec<_> = dropped.iter().map(|one| json!({"id": one.id, "reason": one.reason})).collect();
+    write_jsonl(&files.dropped(), &dropped)?;
+    write_jsonl(&files.problems(), &problems)?;
+    note(&format!("problems: {} of {}, wrote {}", problems.len(), settings.suite, files.problems().display()));
+    Ok(())
+}
