@@ -169,7 +169,7 @@ fn the_readme_opens_with_commands_that_work_here() {
     let readme = fs::read_to_string(root().join("README.md")).unwrap();
     let block = readme.split("```").nth(1).expect("a block of code");
     let commands: Vec<&str> = block.lines().skip(1).filter(|line| !line.is_empty()).collect();
-    assert_eq!(commands, ["cargo build --release", "./target/release/repairity run recipes/quickstart.toml"]);
+    assert_eq!(commands, ["cargo run --release -- run recipes/quickstart.toml", "cargo test --release"]);
     for word in readme.split(|c: char| c.is_whitespace() || "`()|".contains(c)).filter(|word| word.ends_with(".toml")) {
         assert!(word == "RECIPE.toml" || root().join(word).exists(), "README.md names {word}, which is not there");
     }

@@ -1,0 +1,35 @@
+//! Every `repairity` command of the README runs as it stands there.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::Command;
+
+#[test]
+fn the_readme_s_commands_run() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let readme = fs::read_to_string(root.join("README.md")).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    symlink(root.join("assets"), folder.path().join("assets")).unwrap();
+    fs::write(folder.path().join("texts.jsonl"), "{\"text\": \"def f(x):\\n    return x\"}\n").unwrap();
+    let mut fenced = false;
+    let mut ran = 0;
+    for line in readme.lines() {
+        if line.starts_with("```") {
+            fenced = line == "```sh";
+            continue;
+        }
+        let command = line.split(" #").next().unwrap_or_default();
+        if !fenced || !command.starts_with("repairity ") || command.contains("recipes/") {
+            continue;
+        }
+        // The shell splits the words, as it does for a reader.
+        let program = format!("{}{}", env!("CARGO_BIN_EXE_repairity"), &command["repairity".len()..]);
+        let output = Command::new("sh").args(["-c", &program]).current_dir(folder.path()).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(0), "{command}: {said}");
+        assert!(!output.stdout.is_empty(), "{command}");
+        ran += 1;
+    }
+    assert_eq!(ran, 4, "commands found in README.md");
+}
