@@ -96,6 +96,10 @@ impl Tensors {
         let mut tensors = Tensors { files: Vec::new(), entries: HashMap::new() };
         for path in paths {
             let file = File::open(path).map_err(|e| Error::io(path, e))?;
+            // A folder can be opened too, and mapping it fails with words that help nobody.
+            if path.is_dir() {
+                return Err(Error::io(path, std::io::ErrorKind::IsADirectory.into()));
+            }
             // SAFETY: the map is only read. Another process truncating the file while it is mapped would raise SIGBUS; checkpoints
             // are replaced by renaming, never rewritten in place.
             let map = unsafe { Mmap::map(&file) }.map_err(|e| Error::io(path, e))?;

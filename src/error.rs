@@ -67,11 +67,16 @@ impl Error {
         Error::Io { path: path.into(), source }
     }
 
-    /// 2 for bad input, 130 for an interrupt, 1 for everything else. A missing file is bad input.
+    /// 2 for bad input, 130 for an interrupt, 1 for everything else. A path that is not there, that is a folder where a file
+    /// belongs (or a file where a folder does), or that may not be used is bad input.
     pub fn exit_code(&self) -> u8 {
+        use std::io::ErrorKind::{IsADirectory, NotADirectory, NotFound, PermissionDenied};
         match self {
             Error::Input { .. } => 2,
-            Error::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => 2,
+            Error::Io { source, .. } => match source.kind() {
+                NotFound | IsADirectory | NotADirectory | PermissionDenied => 2,
+                _ => 1,
+            },
             Error::Interrupted => 130,
             _ => 1,
         }

@@ -71,7 +71,7 @@ pub fn generate<D: Device>(
     loop {
         let free: Vec<usize> = (0..slots).filter(|slot| active[*slot].is_none()).collect();
         // Prompts are cheaper together: places are filled again once a quarter of them is free.
-        if waiting.len() > 0 && (4 * free.len() >= slots || free.len() == slots) {
+        if !waiting.is_empty() && (4 * free.len() >= slots || free.len() == slots) {
             let started: Vec<(usize, usize)> = free.into_iter().zip(waiting.by_ref()).collect();
             let prompts: Vec<&[u32]> = started.iter().map(|(_, request)| requests[*request].prompt.as_slice()).collect();
             let batch = Packed::new(device, &prompts)?;

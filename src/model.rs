@@ -182,7 +182,6 @@ impl<D: Device> Decoder<D> {
     }
 
     /// The final norm: `hidden[t, c]`, the residual stream under it and `rstd[t]`.
-    #[allow(clippy::type_complexity)]
     fn finish(
         &self,
         device: &D,

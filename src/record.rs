@@ -230,7 +230,11 @@ pub fn read_jsonl<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
     let file = File::open(path).map_err(|e| Error::io(path, e))?;
     let mut records = Vec::new();
     for (index, line) in BufReader::new(file).lines().enumerate() {
-        let line = line.map_err(|e| Error::line(path, index + 1, e))?;
+        let line = line.map_err(|e| match e.kind() {
+            // What the line holds is no text; everything else is about the file.
+            std::io::ErrorKind::InvalidData => Error::line(path, index + 1, e),
+            _ => Error::io(path, e),
+        })?;
         if line.trim().is_empty() {
             continue;
         }

@@ -111,6 +111,11 @@ impl Args {
         let mut requests = Vec::new();
         for (index, line) in lines.iter().enumerate() {
             let prompt = self.prompt_tokens(index + 1, line, tokenizer.as_ref())?;
+            if let Some(id) = prompt.iter().find(|id| **id as usize >= decoder.config.vocab) {
+                let at = self.input.as_ref().map_or("--prompt".to_string(), |path| path.display().to_string());
+                let what = format!("record {}: token {id} where the model knows {}", index + 1, decoder.config.vocab);
+                return Err(Error::input(at, what));
+            }
             requests.push(Request { prompt, key: key(self.seed, "generate", index as u64) });
         }
         let settings = Settings {

@@ -43,16 +43,32 @@ pub fn run(recipe: &Recipe, fresh: bool, from: Option<&str>, until: Option<&str>
     runner.set_device(device.name());
     // A recipe that only makes a base model has nothing else to do.
     let only_pretrain = recipe.pretrain.is_some();
-    for name in STAGES {
-        if (name == "pretrain") == only_pretrain {
-            runner.stage(&spec(name, recipe), || body(name, &device, recipe))?;
-        }
+    let wanted = |name: &&str| (*name == "pretrain") == only_pretrain;
+    let first = STAGES.iter().position(|name| from == Some(*name)).unwrap_or(0);
+    let last = STAGES.iter().position(|name| until == Some(*name)).unwrap_or(STAGES.len() - 1);
+    for name in STAGES[first..=last].iter().copied().filter(wanted) {
+        given(&spec(name, recipe), recipe)?;
+    }
+    for name in STAGES.into_iter().filter(wanted) {
+        runner.stage(&spec(name, recipe), || body(name, &device, recipe))?;
     }
     if !only_pretrain && until.is_none_or(|until| until == "report") {
         let report = std::fs::read(Files::of(recipe).report())?;
         std::io::stdout().write_all(&report)?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What a stage reads that no stage writes has to be there before the first one starts: nobody should pay a teacher for traces
+/// and learn then that the model's folder is misspelt.
+fn given(spec: &StageSpec, recipe: &Recipe) -> Result<()> {
+    match spec.inputs.iter().find(|path| !path.starts_with(&recipe.out) && !path.exists()) {
+        Some(path) => {
+            let what = format!("{} is missing: the recipe has to name a file or folder that is there", path.display());
+            Err(Error::input(format!("stage {}", spec.name), what))
+        }
+        None => Ok(()),
+    }
 }
 
 fn body<D: Device>(name: &str, device: &D, recipe: &Recipe) -> Result<()> {
@@ -160,7 +176,11 @@ fn spec(name: &'static str, recipe: &Recipe) -> StageSpec {
                 json!([seed, prompt, recipe.evaluate, recipe.sandbox]),
             )
         }
-        _ => (list(&[files.summary()]), list(&[files.report()]), vec![], json!([recipe.filter, recipe.sft.objective])),
+        _ => {
+            let optional = [files.metrics(), files.judging()].into_iter().filter(|path| path.exists());
+            let inputs = [files.summary()].into_iter().chain(optional).collect();
+            (inputs, list(&[files.report()]), vec![], json!([recipe.filter, recipe.sft.objective]))
+        }
     };
     StageSpec { name, inputs, outputs, state, settings }
 }

@@ -245,7 +245,6 @@ impl<D: Device> Block<D> {
     }
 
     /// Returns what it saved, the residual stream that entered, and what attention adds to it.
-    #[allow(clippy::type_complexity)]
     fn attention(
         &self,
         device: &D,
@@ -280,7 +279,6 @@ impl<D: Device> Block<D> {
     }
 
     /// Returns what it saved, the residual stream that entered, and what the feed-forward layer adds to it.
-    #[allow(clippy::type_complexity)]
     fn mlp(
         &self,
         device: &D,

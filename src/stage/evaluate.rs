@@ -144,7 +144,12 @@ pub fn run<D: Device>(device: &D, recipe: &Recipe) -> Result<()> {
     let mut models = Vec::new();
     let mut metrics = serde_json::Map::new();
     for name in &settings.models {
-        let student = Student::load(device, recipe, name)?;
+        let (base, own) = sample::folders(recipe, name)?;
+        let adapter = match name.as_str() {
+            "sft" => own.map(|own| settings.adapter.clone().unwrap_or(own)),
+            _ => own,
+        };
+        let student = Student::open(device, name, &base, adapter.as_deref())?;
         let ask = Ask {
             purpose: "evaluate",
             per_problem: settings.samples,

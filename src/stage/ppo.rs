@@ -34,6 +34,8 @@ use crate::weights::{Grads, Param};
 /// A response being learned from. Per-token numbers are those of the response's tokens.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Trajectory {
+    /// The problem's id.
+    pub id: String,
     /// Prompt and response.
     pub tokens: Vec<u32>,
     /// Where the response begins.
@@ -268,19 +270,27 @@ impl<'a, D: Device> Learner<'a, D> {
                 }
                 sums.value_loss += self.critic_micro(chunk, &returns[range], norm)?;
             }
+            let not_finite = |what: String| {
+                let records = minibatch.iter().flat_map(range).map(|i| trajectories[i].id.clone()).collect();
+                Error::NonFinite { at: format!("ppo iteration {}", iteration + 1), what, records }
+            };
+            let named = |error| match error {
+                Error::NonFinite { what, .. } => not_finite(what),
+                other => other,
+            };
             if !(sums.policy.loss + sums.value_loss).is_finite() {
-                let at = format!("ppo iteration {}", iteration + 1);
-                return Err(Error::NonFinite { at, what: "the loss".into(), records: Vec::new() });
+                return Err(not_finite("the loss".into()));
             }
             let step = (iteration * settings.epochs + epoch) * settings.minibatches + sums.steps;
             if learn_policy {
                 let mut params = self.policy.params_mut();
                 let lr = self.policy_rate.at(step);
-                sums.grad_norm += self.policy_optimizer.step(self.device, &mut params, &self.policy_grads, lr)?;
+                sums.grad_norm += self.policy_optimizer.step(self.device, &mut params, &self.policy_grads, lr).map_err(named)?;
             }
             let lr = self.critic_rate.at(step);
             let mut params = self.critic.params();
-            sums.critic_grad_norm += self.critic_optimizer.step(self.device, &mut params, &self.critic_grads, lr)?;
+            sums.critic_grad_norm +=
+                self.critic_optimizer.step(self.device, &mut params, &self.critic_grads, lr).map_err(named)?;
             sums.steps += 1;
         }
         Ok(sums)
@@ -309,6 +319,7 @@ impl<'a, D: Device> Learner<'a, D> {
 
 /// A prompt of the training split.
 struct Prompt {
+    id: String,
     text: String,
     tokens: Vec<u32>,
 }
@@ -319,7 +330,7 @@ fn prompts(recipe: &Recipe, tokenizer: &Tokenizer, path: &Path) -> Result<Vec<Pr
     let render = |problem: &Problem| {
         let text = prompt::user_text(problem, instruction(recipe));
         let tokens = prompt::prompt_tokens(tokenizer, &[Message::user(text.as_str())])?;
-        Ok(Prompt { text, tokens })
+        Ok(Prompt { id: problem.id.clone(), text, tokens })
     };
     let prompts = training.map(render).collect::<Result<Vec<_>>>()?;
     match prompts.is_empty() {
@@ -355,9 +366,10 @@ fn rollout<D: Device>(
     let pairs: Vec<(&str, &str)> =
         prompts.iter().zip(&texts).map(|(prompt, text)| (prompt.text.as_str(), text.as_str())).collect();
     let scores = reward.score_texts(device, &pairs, recipe.reward.max_tokens)?;
-    let trajectory = |((request, sample), raw_score): ((Request, generate::Sample), f64)| {
+    let trajectory = |(((prompt, request), sample), raw_score): (((&&Prompt, Request), generate::Sample), f64)| {
         let penalty = if sample.ended { 0.0 } else { settings.missing_eos_penalty };
         Trajectory {
+            id: prompt.id.clone(),
             start: request.prompt.len(),
             tokens: [request.prompt, sample.tokens].concat(),
             ended: sample.ended,
@@ -369,7 +381,7 @@ fn rollout<D: Device>(
             score: reward.scale.apply(raw_score, settings.score_clip) - penalty,
         }
     };
-    let mut trajectories: Vec<Trajectory> = requests.into_iter().zip(samples).zip(scores).map(trajectory).collect();
+    let mut trajectories: Vec<Trajectory> = prompts.iter().zip(requests).zip(samples).zip(scores).map(trajectory).collect();
     learner.measure(&mut trajectories)?;
     Ok(trajectories)
 }

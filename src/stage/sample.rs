@@ -29,7 +29,7 @@ pub fn folders(recipe: &Recipe, name: &str) -> Result<(PathBuf, Option<PathBuf>)
     let base = recipe.policy.model.clone();
     Ok(match (name, recipe.sft.train) {
         ("base", _) => (base, None),
-        ("sft", Train::Lora) => (base, Some(recipe.evaluate.adapter.clone().unwrap_or_else(|| files.sft_result(Train::Lora)))),
+        ("sft", Train::Lora) => (base, Some(files.sft_result(Train::Lora))),
         ("sft", Train::Full) => (files.sft_result(Train::Full), None),
         ("ppo", Train::Lora) => (base, Some(files.ppo_adapter())),
         ("ppo", Train::Full) => (files.sft_result(Train::Full), Some(files.ppo_adapter())),

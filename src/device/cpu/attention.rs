@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 const ROWS: usize = 64;
 
 fn check_heads(op: &str, heads: Heads) -> Result<()> {
-    if heads.kv == 0 || heads.dim == 0 || heads.q % heads.kv != 0 {
+    if heads.kv == 0 || heads.dim == 0 || !heads.q.is_multiple_of(heads.kv) {
         let what = format!("{} query heads, {} key-value heads of width {}", heads.q, heads.kv, heads.dim);
         return Err(Error::input(format!("{op}: heads"), what));
     }

@@ -129,7 +129,7 @@ pub(super) fn rmsnorm_bwd<F: Float>(
 pub(super) fn rope<F: Float>(qkv: &mut Buf<F>, positions: &Buf<u32>, heads: Heads, theta: f64, inverse: bool) -> Result<()> {
     let width = heads.qkv_width();
     extent::<Cpu<F>, F>("rope: qkv", qkv, positions.len() * width)?;
-    if heads.dim % 2 != 0 {
+    if !heads.dim.is_multiple_of(2) {
         return Err(Error::input("rope: heads", format!("{} columns a head, which cannot be paired", heads.dim)));
     }
     let half = heads.dim / 2;

@@ -154,7 +154,7 @@ fn fold<F: Float>(mut lanes: [F; LANES]) -> F {
     let mut half = LANES / 2;
     while half > 0 {
         for l in 0..half {
-            lanes[l] = lanes[l] + lanes[l + half];
+            lanes[l] += lanes[l + half];
         }
         half /= 2;
     }
