@@ -82,7 +82,6 @@ struct State {
     iteration: usize,
     policy_steps: u64,
     critic_steps: u64,
-    metrics: u64,
 }
 
 /// Policy, reference and critic on one base, with the policy's and the critic's optimizers.
@@ -409,7 +408,7 @@ pub fn run<D: Device>(device: &D, recipe: &Recipe) -> Result<()> {
     let folder = files.out.join("ppo").join("state");
     let settings_json = json!({"seed": recipe.seed, "ppo": recipe.ppo, "policy": recipe.policy, "lora": recipe.lora});
     let identity = super::fingerprint(&settings_json, []);
-    let mut state = State { identity, iteration: 0, policy_steps: 0, critic_steps: 0, metrics: 0 };
+    let mut state = State { identity, iteration: 0, policy_steps: 0, critic_steps: 0 };
     let mut keep = None;
     if let Some((_, found)) = train::checkpoints(&folder).pop() {
         let path = found.join("state.json");
@@ -417,8 +416,11 @@ pub fn run<D: Device>(device: &D, recipe: &Recipe) -> Result<()> {
         if saved.identity == state.identity {
             learner.restore(&found, &saved)?;
             note(&format!("ppo: going on from iteration {} of {}", saved.iteration, settings.iterations));
-            keep = Some(saved.metrics);
+            keep = Some(saved.iteration as u64);
             state = saved;
+        } else {
+            note(&format!("ppo: {} belongs to other settings; starting anew", found.display()));
+            train::clear(&folder)?;
         }
     }
     let mut metrics = Metrics::open(&files.metrics(), "ppo", keep)?;
@@ -445,7 +447,7 @@ pub fn run<D: Device>(device: &D, recipe: &Recipe) -> Result<()> {
             Ok(line) => last = line,
             Err(Error::Interrupted) => {
                 // The iteration under way left no trace; it comes again as a whole.
-                state.metrics = metrics.position()?;
+                metrics.sync()?;
                 learner.store(&folder, &state)?;
                 return Err(Error::Interrupted);
             }
@@ -456,13 +458,12 @@ pub fn run<D: Device>(device: &D, recipe: &Recipe) -> Result<()> {
         state.critic_steps = learner.critic_optimizer.steps;
         progress.set(state.iteration as u64, &last);
         if settings.checkpoint_every > 0 && state.iteration.is_multiple_of(settings.checkpoint_every) {
-            state.metrics = metrics.position()?;
+            metrics.sync()?;
             learner.store(&folder, &state)?;
         }
     }
     progress.finish(&last);
     learner.policy.save(device, &files.ppo_adapter(), &model.display().to_string(), None)?;
-    train::clear(&folder)?;
     note(&format!("ppo: {} iterations, wrote {}", settings.iterations, files.ppo_adapter().display()));
     Ok(())
 }

@@ -77,12 +77,12 @@ pub struct Fitted {
 struct State {
     identity: String,
     step: usize,
-    metrics: u64,
     best: Option<(usize, f64)>,
     loss: f64,
 }
 
-/// Trains to the end, or to an interrupt, after which the same call goes on with the same bits.
+/// Trains to the end, or to an interrupt, after which the same call goes on with the same bits. The last checkpoint stays, since
+/// the stage may have more to do that can fail; the runner removes it when the stage is done.
 pub fn fit<D: Device>(device: &D, task: &mut dyn Task<D>, plan: &Plan) -> Result<Fitted> {
     let order = &plan.order;
     let mut grads = Grads::new(device, &mut task.params())?;
@@ -91,13 +91,13 @@ pub fn fit<D: Device>(device: &D, task: &mut dyn Task<D>, plan: &Plan) -> Result
     if let Some(state) = &resumed {
         note(&format!("{}: going on from step {} of {}", plan.name, state.step, order.steps()));
     }
-    let mut metrics = Metrics::open(&plan.metrics, plan.name, resumed.as_ref().map(|state| state.metrics))?;
-    let mut state =
-        resumed.unwrap_or_else(|| State { identity: plan.identity.clone(), step: 0, metrics: 0, best: None, loss: f64::NAN });
+    let mut metrics = Metrics::open(&plan.metrics, plan.name, resumed.as_ref().map(|state| state.step as u64))?;
+    // The loss is a number even before the first step: that is when an interrupt may save it, and JSON has no NaN.
+    let mut state = resumed.unwrap_or_else(|| State { identity: plan.identity.clone(), step: 0, best: None, loss: 0.0 });
     let progress = Progress::new(plan.name, order.steps() as u64);
     while state.step < order.steps() {
         if interrupt::requested() {
-            state.metrics = metrics.position()?;
+            metrics.sync()?;
             store(device, task, &optimizer, plan, &state)?;
             return Err(Error::Interrupted);
         }
@@ -145,7 +145,7 @@ pub fn fit<D: Device>(device: &D, task: &mut dyn Task<D>, plan: &Plan) -> Result
             break;
         }
         if plan.checkpoint_every > 0 && state.step.is_multiple_of(plan.checkpoint_every) && state.step < order.steps() {
-            state.metrics = metrics.position()?;
+            metrics.sync()?;
             store(device, task, &optimizer, plan, &state)?;
         }
     }
@@ -153,7 +153,6 @@ pub fn fit<D: Device>(device: &D, task: &mut dyn Task<D>, plan: &Plan) -> Result
     if state.best.is_none() {
         task.save(device, &plan.result)?;
     }
-    clear(&plan.folder)?;
     Ok(Fitted { steps: state.step, loss: state.loss, best: state.best })
 }
 
@@ -171,7 +170,7 @@ fn end_epoch<D: Device>(
     let loss = measured[0].1;
     let shown: Vec<String> = measured.iter().map(|(name, value)| format!("{name} {value:.4}")).collect();
     note(&format!("{}: epoch {epoch}: {}", plan.name, shown.join(", ")));
-    if state.best.is_none_or(|(_, best)| loss < best) {
+    if loss.is_finite() && state.best.is_none_or(|(_, best)| loss < best) {
         state.best = Some((epoch, loss));
         task.save(device, &plan.result)?;
     }
@@ -202,7 +201,7 @@ fn store<D: Device>(device: &D, task: &mut dyn Task<D>, optimizer: &Optimizer<D>
     publish(&plan.folder, &partial, &whole)
 }
 
-/// Removes every checkpoint: the work is done.
+/// Removes every checkpoint: they belong to other settings or data.
 pub(super) fn clear(folder: &Path) -> Result<()> {
     for (_, checkpoint) in checkpoints(folder) {
         fs::remove_dir_all(&checkpoint).map_err(|e| Error::io(checkpoint, e))?;
@@ -226,6 +225,7 @@ fn resume<D: Device>(device: &D, task: &mut dyn Task<D>, optimizer: &mut Optimiz
     let state: State = serde_json::from_value(checkpoint::read_json(&path)?).map_err(|e| Error::input(path.display(), e))?;
     if state.identity != plan.identity {
         note(&format!("{}: {} belongs to other settings or data; starting anew", plan.name, folder.display()));
+        clear(&plan.folder)?;
         return Ok(None);
     }
     load_state(device, &folder, &mut task.params(), optimizer, state.step as u64)?;

@@ -1,7 +1,7 @@
 //! `metrics.jsonl`: one object a line, `{"stage","step",...}`.
 
 use std::fs::{File, OpenOptions};
-use std::io::{Seek, SeekFrom, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
@@ -14,13 +14,12 @@ pub struct Metrics {
     path: PathBuf,
     stage: String,
     file: File,
-    at: u64,
 }
 
 impl Metrics {
-    /// Opens `path` for `stage`. With `keep`, a [`Metrics::position`] that a checkpoint stored, everything after that byte is
-    /// cut off: the steps since the checkpoint come again. Without it the stage starts anew, and what it wrote before goes.
-    /// A file shorter than `keep` is taken as it is: metrics are read by people, and no stage depends on them.
+    /// Opens `path` for `stage`. With `keep`, the step of the checkpoint that the stage goes on from, the lines of later steps are
+    /// dropped: these steps come again. Without it the stage starts anew, and all that it wrote before goes. The lines of other
+    /// stages always stay, wherever they are.
     pub fn open(path: &Path, stage: &str, keep: Option<u64>) -> Result<Metrics> {
         let fail = |e| Error::io(path, e);
         if let Some(folder) = path.parent() {
@@ -33,25 +32,17 @@ impl Metrics {
         };
         // A killed process may have left half a line; nothing can be appended to that.
         let whole = text.iter().rposition(|&b| b == b'\n').map_or(0, |end| end + 1);
-        let end = match keep {
-            Some(keep) => whole.min(usize::try_from(keep).unwrap_or(usize::MAX)),
-            None => {
-                let others: Vec<u8> = text[..whole]
-                    .split_inclusive(|&b| b == b'\n')
-                    .filter(|line| !is_of(line, stage))
-                    .flatten()
-                    .copied()
-                    .collect();
-                if others.len() < whole {
-                    write_atomic(path, &others)?;
-                }
-                others.len()
-            }
-        };
-        let mut file = OpenOptions::new().create(true).truncate(false).write(true).open(path).map_err(fail)?;
-        file.set_len(end as u64).map_err(fail)?;
-        let at = file.seek(SeekFrom::End(0)).map_err(fail)?;
-        Ok(Metrics { path: path.into(), stage: stage.into(), file, at })
+        let kept: Vec<u8> = text[..whole]
+            .split_inclusive(|&b| b == b'\n')
+            .filter(|line| step(line, stage).is_none_or(|step| keep.is_some_and(|keep| step <= keep)))
+            .flatten()
+            .copied()
+            .collect();
+        if kept.len() < text.len() {
+            write_atomic(path, &kept)?;
+        }
+        let file = OpenOptions::new().create(true).append(true).open(path).map_err(fail)?;
+        Ok(Metrics { path: path.into(), stage: stage.into(), file })
     }
 
     /// Appends `{"stage","step"}` and the fields, in their order. A number that is not finite is written as null.
@@ -62,20 +53,19 @@ impl Metrics {
         object.extend(fields.iter().map(|(name, value)| (name.to_string(), value.clone())));
         let mut line = Value::Object(object).to_string();
         line.push('\n');
-        self.file.write_all(line.as_bytes()).map_err(|e| Error::io(&self.path, e))?;
-        self.at += line.len() as u64;
-        Ok(())
+        self.file.write_all(line.as_bytes()).map_err(|e| Error::io(&self.path, e))
     }
 
-    /// The file's length in bytes, on disk when this returns: what a checkpoint stores for [`Metrics::open`].
-    pub fn position(&mut self) -> Result<u64> {
-        self.file.sync_data().map_err(|e| Error::io(&self.path, e))?;
-        Ok(self.at)
+    /// What was written is on disk when this returns: to be called before a checkpoint is stored.
+    pub fn sync(&mut self) -> Result<()> {
+        self.file.sync_data().map_err(|e| Error::io(&self.path, e))
     }
 }
 
-fn is_of(line: &[u8], stage: &str) -> bool {
-    serde_json::from_slice::<Value>(line).is_ok_and(|value| value["stage"] == stage)
+/// The step of a line of this stage; none for other lines.
+fn step(line: &[u8], stage: &str) -> Option<u64> {
+    let value: Value = serde_json::from_slice(line).ok()?;
+    if value["stage"] == stage { value["step"].as_u64() } else { None }
 }
 
 #[cfg(test)]
@@ -88,20 +78,19 @@ mod tests {
         let path = folder.path().join("run/metrics.jsonl");
         let mut metrics = Metrics::open(&path, "sft", None).unwrap();
         metrics.write(1, &[("loss", 0.5.into()), ("lr", f64::NAN.into())]).unwrap();
-        let position = metrics.position().unwrap();
+        metrics.sync().unwrap();
         metrics.write(2, &[("loss", 0.25.into())]).unwrap();
         drop(metrics);
         // As a killed process leaves it.
         std::fs::OpenOptions::new().append(true).open(&path).unwrap().write_all(b"{\"stage\":\"sf").unwrap();
-        let mut metrics = Metrics::open(&path, "sft", Some(position)).unwrap();
+        let mut metrics = Metrics::open(&path, "sft", Some(1)).unwrap();
         metrics.write(2, &[("loss", 0.125.into())]).unwrap();
         let expected = "{\"stage\":\"sft\",\"step\":1,\"loss\":0.5,\"lr\":null}\n{\"stage\":\"sft\",\"step\":2,\"loss\":0.125}\n";
         assert_eq!(std::fs::read_to_string(&path).unwrap(), expected);
-        assert_eq!(metrics.position().unwrap(), expected.len() as u64);
     }
 
     #[test]
-    fn a_stage_that_starts_anew_drops_its_own_lines_only() {
+    fn a_stage_drops_its_own_lines_only() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("metrics.jsonl");
         Metrics::open(&path, "sft", None).unwrap().write(1, &[]).unwrap();
@@ -109,8 +98,10 @@ mod tests {
         Metrics::open(&path, "sft", None).unwrap().write(5, &[]).unwrap();
         let expected = "{\"stage\":\"ppo\",\"step\":1}\n{\"stage\":\"sft\",\"step\":5}\n";
         assert_eq!(std::fs::read_to_string(&path).unwrap(), expected);
-        // A position beyond the file is no reason to fill it with zeros.
-        Metrics::open(&path, "ppo", Some(10_000)).unwrap().write(2, &[]).unwrap();
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), format!("{expected}{{\"stage\":\"ppo\",\"step\":2}}\n"));
+        // One that goes on drops only what it will write again, wherever that stands.
+        Metrics::open(&path, "ppo", Some(1)).unwrap().write(2, &[]).unwrap();
+        Metrics::open(&path, "sft", Some(4)).unwrap();
+        let expected = "{\"stage\":\"ppo\",\"step\":1}\n{\"stage\":\"ppo\",\"step\":2}\n";
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), expected);
     }
 }
