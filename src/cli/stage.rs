@@ -98,7 +98,7 @@ fn spec(name: &'static str, recipe: &Recipe) -> StageSpec {
     let list = |paths: &[PathBuf]| paths.to_vec();
     let (inputs, outputs, state, settings) = match name {
         "pretrain" => (
-            vec![],
+            recipe.pretrain.iter().filter_map(|pretrain| pretrain.start.clone()).collect(),
             recipe.pretrain.iter().map(|pretrain| pretrain.out.clone()).collect(),
             list(&[files.out.join("pretrain")]),
             json!([seed, prompt, recipe.pretrain]),

@@ -374,6 +374,9 @@ impl Default for Ppo {
 pub struct Pretrain {
     /// The Hugging Face folder that is written.
     pub out: PathBuf,
+    /// A model to go on from, with its tokenizer, in place of random weights: a second phase on another mixture.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub start: Option<PathBuf>,
     /// The decoder block. Default `qwen2`.
     pub architecture: Architecture,
     /// Entries of the tokenizer that is trained on the documents. Default 1024.
@@ -427,6 +430,7 @@ impl Default for Pretrain {
     fn default() -> Pretrain {
         Pretrain {
             out: "assets/micro-base".into(),
+            start: None,
             architecture: Architecture::Qwen2,
             vocab: 1024,
             hidden: 192,

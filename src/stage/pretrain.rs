@@ -1,16 +1,17 @@
-//! Trains a small base model from nothing, with its own tokenizer, on what the `micro` suite writes: programs, buggy programs,
-//! and repairs of which many are wrong. The bundled models were made by it.
+//! Trains a small base model, from nothing with a tokenizer of its own or from an earlier phase, on what the `micro` suite writes:
+//! programs, buggy programs, and repairs of which many are wrong. The bundled models were made by it.
 //!
 //! `repairity run recipes/micro-base.toml`. Out: `pretrain.out`, a folder in the Hugging Face layout.
 
 use std::collections::HashSet;
+use std::fs;
 use std::path::Path;
 
 use serde_json::json;
 
 use super::sft::Supervised;
 use super::train::{self, Fitted, Plan};
-use super::{Files, fingerprint, instruction};
+use super::{Files, copy_tokenizer, fingerprint, instruction};
 use crate::batch::Order;
 use crate::checkpoint::Storage;
 use crate::device::{Device, Heads};
@@ -126,14 +127,24 @@ pub fn run<D: Device>(device: &D, recipe: &Recipe) -> Result<Fitted> {
     let text = |document: &Document| {
         turns(document, instruction).into_iter().map(|message| message.content).collect::<Vec<_>>().join("\n")
     };
-    let tokenizer = make_tokenizer(settings, documents.iter().take(TOKENIZER_DOCUMENTS).map(text).collect(), &settings.out)?;
+    let tokenizer = match &settings.start {
+        Some(start) => {
+            fs::create_dir_all(&settings.out).map_err(|e| Error::io(&settings.out, e))?;
+            copy_tokenizer(start, &settings.out)?;
+            Tokenizer::load(start)?
+        }
+        None => make_tokenizer(settings, documents.iter().take(TOKENIZER_DOCUMENTS).map(text).collect(), &settings.out)?,
+    };
     let mut examples = documents.iter().map(|document| tokens(&tokenizer, document, instruction)).collect::<Result<Vec<_>>>()?;
     let validation = examples.split_off(settings.documents);
     let total: usize = examples.iter().map(|example| example.tokens.len()).sum();
     let mean = (total / examples.len()).max(1);
     note(&format!("pretrain: {total} tokens, {mean} a document, {} ids", tokenizer.vocab_size()));
 
-    let config = config(settings, &tokenizer);
+    let decoder = match &settings.start {
+        Some(start) => Decoder::load(device, start)?,
+        None => Decoder::random(device, config(settings, &tokenizer), seed)?,
+    };
     let micro = (MICRO_TOKENS.min(settings.batch_tokens) / mean).max(1);
     let order = Order {
         count: examples.len(),
@@ -163,8 +174,7 @@ pub fn run<D: Device>(device: &D, recipe: &Recipe) -> Result<Fitted> {
         metrics: files.metrics(),
         identity: fingerprint(&json!({"seed": seed, "pretrain": settings}), &examples),
     };
-    note(&format!("pretrain: {} parameters, {} steps", config.parameters(), plan.order.steps()));
-    let decoder = Decoder::random(device, config, seed)?;
+    note(&format!("pretrain: {} parameters, {} steps", decoder.config.parameters(), plan.order.steps()));
     let ids = (0..examples.len()).map(|index| format!("document {index}")).collect();
     let storage = match settings.dtype {
         Dtype::Bf16 => Storage::Bf16,
