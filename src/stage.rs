@@ -153,8 +153,17 @@ fn checker(recipe: &Recipe) -> Result<Checker> {
 
 /// The recipe's teacher, with every answer stored on arrival.
 fn teacher(recipe: &Recipe, files: &Files) -> Result<Journal> {
+    teacher::open_journaled(&teacher_settings(recipe), &files.journal())
+}
+
+/// Whether the recipe's teacher can be asked: its key is set, its file is readable. Nothing is asked.
+pub fn check_teacher(recipe: &Recipe) -> Result<()> {
+    teacher::open(&teacher_settings(recipe)).map(drop)
+}
+
+fn teacher_settings(recipe: &Recipe) -> teacher::Settings {
     let settings = &recipe.teacher;
-    let settings = teacher::Settings {
+    teacher::Settings {
         provider: match settings.provider {
             recipe::Provider::Anthropic => teacher::Provider::Anthropic,
             recipe::Provider::OpenAi => teacher::Provider::Openai,
@@ -173,8 +182,7 @@ fn teacher(recipe: &Recipe, files: &Files) -> Result<Journal> {
         path: settings.path.clone(),
         seed: recipe.seed,
         error_rate: settings.error_rate,
-    };
-    teacher::open_journaled(&settings, &files.journal())
+    }
 }
 
 /// The recipe's instruction, or the paper's.

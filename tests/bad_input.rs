@@ -332,7 +332,7 @@ fn a_suite_that_is_not_there() {
     let sets = ["problems.suite=quixbugs", "teacher.provider=scripted"];
     let path = format!("problems.path={}", path.display());
     let text = refused(&["collect", arg(&recipe), "--set", sets[0], "--set", sets[1], "--set", &path]);
-    assert!(text.starts_with("error: stage collect: ") && text.contains("none.jsonl is missing"), "{text}");
+    assert!(text.starts_with("error: stage problems: ") && text.contains("none.jsonl is missing"), "{text}");
 }
 
 /// The problems were vetted for minutes before the missing key was told.

@@ -17,10 +17,10 @@ fn buggy(problem: &Problem) -> &str {
     problem.buggy.as_deref().unwrap()
 }
 
-/// The last fenced block of an answer.
-fn code(answer: &str) -> &str {
-    let (_, rest) = answer.rsplit_once("```python\n").unwrap();
-    rest.strip_suffix("\n```").unwrap()
+/// The last fenced block of a text.
+fn code(text: &str) -> &str {
+    let (_, rest) = text.rsplit_once("```python\n").unwrap();
+    rest.rsplit_once("\n```").unwrap().0
 }
 
 /// What CPython says of each program: whether it passes all its tests. None where there is no CPython.

@@ -23,9 +23,10 @@ pub struct Args {
 
 impl Args {
     /// Runs one stage, unless it is done already.
-    pub fn run(self, name: &str) -> anyhow::Result<ExitCode> {
+    pub fn run(self, name: &'static str) -> anyhow::Result<ExitCode> {
         let recipe = self.recipe.load()?;
         if ["collect", "evaluate"].contains(&name) {
+            ready(&recipe, &["problems", name])?;
             // Measuring a model from elsewhere starts here, without any stage before it.
             run(&recipe, false, Some("problems"), Some("problems"))?;
         }
@@ -38,17 +39,16 @@ pub fn run(recipe: &Recipe, fresh: bool, from: Option<&str>, until: Option<&str>
     if recipe.device == DeviceChoice::Cuda {
         return Err(super::not_yet("device = \"cuda\""));
     }
-    let device = Cpu::<f32>::new();
-    let mut runner = Runner::open(recipe, fresh)?.between(from, until)?;
-    runner.set_device(device.name());
     // A recipe that only makes a base model has nothing else to do.
     let only_pretrain = recipe.pretrain.is_some();
     let wanted = |name: &&str| (*name == "pretrain") == only_pretrain;
     let first = STAGES.iter().position(|name| from == Some(*name)).unwrap_or(0);
     let last = STAGES.iter().position(|name| until == Some(*name)).unwrap_or(STAGES.len() - 1);
-    for name in STAGES[first..=last].iter().copied().filter(wanted) {
-        given(&spec(name, recipe), recipe)?;
-    }
+    let names: Vec<&'static str> = STAGES[first..=last].iter().copied().filter(wanted).collect();
+    ready(recipe, &names)?;
+    let device = Cpu::<f32>::new();
+    let mut runner = Runner::open(recipe, fresh)?.between(from, until)?;
+    runner.set_device(device.name());
     for name in STAGES.into_iter().filter(wanted) {
         runner.stage(&spec(name, recipe), || body(name, &device, recipe))?;
     }
@@ -59,16 +59,23 @@ pub fn run(recipe: &Recipe, fresh: bool, from: Option<&str>, until: Option<&str>
     Ok(ExitCode::SUCCESS)
 }
 
-/// What a stage reads that no stage writes has to be there before the first one starts: nobody should pay a teacher for traces
-/// and learn then that the model's folder is misspelt.
-fn given(spec: &StageSpec, recipe: &Recipe) -> Result<()> {
-    match spec.inputs.iter().find(|path| !path.starts_with(&recipe.out) && !path.exists()) {
-        Some(path) => {
+/// What stages read that no stage writes has to be there before the first one starts, and a teacher that will be asked has to have
+/// its key: nobody should pay for traces and learn then that the model's folder is misspelt.
+fn ready(recipe: &Recipe, names: &[&'static str]) -> Result<()> {
+    for name in names {
+        let spec = spec(name, recipe);
+        if let Some(path) = spec.inputs.iter().find(|path| !path.starts_with(&recipe.out) && !path.exists()) {
             let what = format!("{} is missing: the recipe has to name a file or folder that is there", path.display());
-            Err(Error::input(format!("stage {}", spec.name), what))
+            return Err(Error::input(format!("stage {name}"), what));
         }
-        None => Ok(()),
     }
+    let files = Files::of(recipe);
+    let asks = |name: &&str| match *name {
+        "collect" => !files.traces().exists(),
+        "judge" => !files.preferences().exists(),
+        _ => false,
+    };
+    if names.iter().any(asks) { stage::check_teacher(recipe) } else { Ok(()) }
 }
 
 fn body<D: Device>(name: &str, device: &D, recipe: &Recipe) -> Result<()> {

@@ -84,13 +84,12 @@ pub(super) fn spread<T: Send>(count: usize, threads: usize, work: impl Fn(usize)
 /// Runs the stage.
 pub fn run(recipe: &Recipe) -> Result<()> {
     let files = Files::of(recipe);
-    // Before any work: a key that is not set is told at once.
-    let teacher = teacher(recipe, &files)?;
     let problems: Vec<Problem> = read_jsonl(&files.problems())?;
     let asked: Vec<&Problem> = problems.iter().filter(|problem| problem.split != Some(Split::Test)).collect();
     if asked.is_empty() {
         return Err(Error::input(files.problems().display(), "no problem to train on is left after vetting and the split"));
     }
+    let teacher = teacher(recipe, &files)?;
     let progress = Progress::new("collect", asked.len() as u64);
     let done = AtomicUsize::new(0);
     let mut traces = spread(asked.len(), recipe.teacher.concurrency, |index| {
