@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use repairity::device::{Cpu, Device};
 use repairity::error::{Error, Result};
-use repairity::recipe::{DeviceChoice, Recipe};
+use repairity::recipe::{DeviceChoice, Recipe, Train};
 use repairity::run::{Runner, STAGES, StageSpec};
 use repairity::stage::{self, Files};
 use serde_json::json;
@@ -99,7 +99,10 @@ fn spec(name: &'static str, recipe: &Recipe) -> StageSpec {
     let files = Files::of(recipe);
     let policy = recipe.policy.model.clone();
     let sft_result = files.sft_result(recipe.sft.train);
-    let adapter = recipe.evaluate.adapter.clone().unwrap_or_else(|| sft_result.clone());
+    let adapter = match recipe.sft.train {
+        Train::Lora => recipe.evaluate.adapter.clone().unwrap_or_else(|| sft_result.clone()),
+        Train::Full => sft_result.clone(),
+    };
     let (seed, prompt, lora) = (recipe.seed, &recipe.prompt, &recipe.lora);
     let some = |paths: Vec<Option<PathBuf>>| paths.into_iter().flatten().collect::<Vec<_>>();
     let list = |paths: &[PathBuf]| paths.to_vec();
