@@ -23,7 +23,7 @@ use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
 use crate::problem::Checker;
-use crate::prompt::{Example, P_TRACE};
+use crate::prompt::P_TRACE;
 use crate::recipe::{self, Recipe, SandboxChoice, Train};
 use crate::sandbox;
 use crate::teacher::{self, recorded::Journal};
@@ -128,11 +128,11 @@ impl Files {
 }
 
 /// What a checkpoint must agree with: a hash of settings and of the tokens trained on.
-fn fingerprint<'a>(settings: &Value, examples: impl IntoIterator<Item = &'a Example>) -> String {
+fn fingerprint<'a>(settings: &Value, sequences: impl IntoIterator<Item = &'a Vec<u32>>) -> String {
     let mut hash = Sha256::new();
     hash.update(settings.to_string());
-    for example in examples {
-        hash.update(bytemuck::cast_slice::<u32, u8>(&example.tokens));
+    for sequence in sequences {
+        hash.update(bytemuck::cast_slice::<u32, u8>(sequence));
         hash.update([0xff; 4]);
     }
     hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()

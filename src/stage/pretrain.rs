@@ -172,7 +172,7 @@ pub fn run<D: Device>(device: &D, recipe: &Recipe) -> Result<Fitted> {
         result: settings.out.clone(),
         folder: files.out.join("pretrain"),
         metrics: files.metrics(),
-        identity: fingerprint(&json!({"seed": seed, "pretrain": settings}), &examples),
+        identity: fingerprint(&json!({"seed": seed, "pretrain": settings}), examples.iter().map(|example| &example.tokens)),
     };
     note(&format!("pretrain: {} parameters, {} steps", decoder.config.parameters(), plan.order.steps()));
     let ids = (0..examples.len()).map(|index| format!("document {index}")).collect();

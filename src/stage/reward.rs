@@ -20,7 +20,7 @@ use crate::loss::ppo::ScoreScale;
 use crate::loss::reward::{Stats, pairs};
 use crate::model::{Adapter, Decoder, Packed, Pass, ScalarHead};
 use crate::optim::{Hyper, LearningRate};
-use crate::prompt::{self, Example};
+use crate::prompt;
 use crate::recipe::{Recipe, Recompute, Train};
 use crate::record::{Candidate, Preference, Problem, read_jsonl};
 use crate::rng::Rng;
@@ -180,7 +180,6 @@ pub fn run<D: Device>(device: &D, recipe: &Recipe) -> Result<Fitted> {
         shuffle: reward.shuffle,
     };
     let tokens = training.iter().flat_map(|pair| [&pair.first, &pair.second]);
-    let examples: Vec<Example> = tokens.map(|tokens| Example { tokens: tokens.clone(), mask: Vec::new() }).collect();
     let settings = json!({"seed": recipe.seed, "reward": reward, "lora": recipe.lora});
     let result = files.reward_model();
     let plan = Plan {
@@ -200,7 +199,7 @@ pub fn run<D: Device>(device: &D, recipe: &Recipe) -> Result<Fitted> {
         result: result.clone(),
         folder: files.out.join("reward").join("state"),
         metrics: files.metrics(),
-        identity: fingerprint(&settings, &examples),
+        identity: fingerprint(&settings, tokens),
     };
     let mut decoder = decoder;
     decoder.config.classifier = true;

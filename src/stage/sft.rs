@@ -193,7 +193,10 @@ pub fn run<D: Device>(device: &D, recipe: &Recipe) -> Result<Fitted> {
         result: result.clone(),
         folder: files.out.join("sft").join("state"),
         metrics: files.metrics(),
-        identity: fingerprint(&json!({"seed": recipe.seed, "sft": sft, "lora": recipe.lora, "policy": recipe.policy}), &examples),
+        identity: fingerprint(
+            &json!({"seed": recipe.seed, "sft": sft, "lora": recipe.lora, "policy": recipe.policy}),
+            examples.iter().map(|example| &example.tokens),
+        ),
     };
     let base = recipe.policy.model.display().to_string();
     let recompute = sft.recompute;
