@@ -78,7 +78,7 @@ pub fn generate<D: Device>(
             let places: Vec<u32> = started.iter().map(|(slot, _)| *slot as u32).collect();
             let hidden = decoder.prefill(device, &batch, &places, &mut cache, adapter)?;
             let last: Vec<u32> = batch.bounds.host[1..].iter().map(|end| end - 1).collect();
-            let mut rows = device.zeros(last.len() * decoder.config.hidden)?;
+            let mut rows = device.empty(last.len() * decoder.config.hidden)?;
             device.gather_rows(&mut rows, &hidden, &device.upload(&last)?, decoder.config.hidden)?;
             let ids: Vec<usize> = started.iter().map(|(_, request)| *request).collect();
             let chosen = choose(device, decoder, &rows, &ids, requests, &samples, settings.sampling)?;
@@ -138,10 +138,10 @@ fn choose<D: Device>(
     let (c, v) = (decoder.config.hidden, decoder.config.vocab);
     let draw = |id: &usize| unit(philox([samples[*id].tokens.len() as u32, 0, 0, 0], requests[*id].key)[0]);
     let draws = device.upload(&ids.iter().map(draw).collect::<Vec<_>>())?;
-    let mut logits = device.zeros(ids.len() * v)?;
+    let mut logits = device.empty(ids.len() * v)?;
     device.logits(&mut logits, hidden, &decoder.head().value, (ids.len(), c, v))?;
-    let (mut tokens, mut logprobs) = (device.zeros(ids.len())?, device.zeros(ids.len())?);
+    let (mut tokens, mut logprobs) = (device.empty(ids.len())?, device.empty(ids.len())?);
     device.sample(&mut tokens, &mut logprobs, &logits, &draws, sampling, v)?;
-    let logprobs = device.download(&logprobs)?;
-    Ok(device.download(&tokens)?.into_iter().zip(logprobs.iter().map(|x| x.f64())).collect())
+    let (tokens, logprobs) = device.download_both(&tokens, &logprobs)?;
+    Ok(tokens.into_iter().zip(logprobs.iter().map(|x| x.f64())).collect())
 }

@@ -1,7 +1,8 @@
 //! AdamW on what is trained, learning-rate schedules, clipping of the global norm.
 
-use crate::device::{AdamW, Device, Real};
+use crate::device::{AdamW, Device};
 use crate::error::{Error, Result};
+use crate::loss::Pending;
 use crate::recipe::Schedule;
 use crate::weights::{Grads, Param};
 
@@ -55,6 +56,21 @@ pub struct Hyper {
     pub max_grad_norm: f64,
 }
 
+/// The sum of squares of each slot's gradient.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Squares(Vec<f64>);
+
+impl Squares {
+    /// The gradients' global norm. One that is not finite is an error that names its tensor.
+    pub fn norm<D: Device>(&self, grads: &Grads<D>) -> Result<f64> {
+        if let Some(slot) = self.0.iter().position(|square| !square.is_finite()) {
+            let what = format!("the gradient of {}", grads.name(slot));
+            return Err(Error::NonFinite { at: "optimizer".into(), what, records: Vec::new() });
+        }
+        Ok(self.0.iter().sum::<f64>().sqrt())
+    }
+}
+
 /// The optimizer's state for a set of parameters: moments by slot, and how many steps were taken.
 pub struct Optimizer<D: Device> {
     hyper: Hyper,
@@ -72,18 +88,17 @@ impl<D: Device> Optimizer<D> {
         Ok(Optimizer { hyper, moments, squares: device.zeros(grads.count())?, steps: 0 })
     }
 
-    /// One step at learning rate `lr`. `params` are those that `grads` was made for, in the same order. Returns the gradient's
-    /// global norm before clipping. A gradient that is not finite is an error that names its tensor, and changes nothing.
-    pub fn step(&mut self, device: &D, params: &mut [&mut Param<D>], grads: &Grads<D>, lr: f64) -> Result<f64> {
+    /// The gradients' squares and the statistics of the micro-batches they were summed over: a step's one wait for the device.
+    pub fn measure<T: 'static>(&mut self, device: &D, grads: &Grads<D>, pending: &[Pending<D, T>]) -> Result<(Squares, Vec<T>)> {
         for slot in 0..grads.count() {
             device.sum_squares(&mut self.squares, slot, grads.at(slot))?;
         }
-        let squares = device.download(&self.squares)?;
-        if let Some(slot) = squares.iter().position(|square| !square.f64().is_finite()) {
-            let what = format!("the gradient of {}", grads.name(slot));
-            return Err(Error::NonFinite { at: format!("optimizer step {}", self.steps + 1), what, records: Vec::new() });
-        }
-        let norm = squares.iter().map(|square| square.f64()).sum::<f64>().sqrt();
+        let (squares, statistics) = Pending::read_all(device, &self.squares, pending)?;
+        Ok((Squares(squares), statistics))
+    }
+
+    /// One update at learning rate `lr` from gradients of this norm. `params` are those that `grads` was made for, in the same order.
+    pub fn update(&mut self, device: &D, params: &mut [&mut Param<D>], grads: &Grads<D>, norm: f64, lr: f64) -> Result<()> {
         // As torch.nn.utils.clip_grad_norm_.
         let clipped = self.hyper.max_grad_norm / (norm + 1e-6);
         let grad_scale = if self.hyper.max_grad_norm > 0.0 { clipped.min(1.0) } else { 1.0 };
@@ -103,7 +118,7 @@ impl<D: Device> Optimizer<D> {
             let [m, v] = &mut self.moments[slot];
             device.adamw(&mut param.value, master, m, v, grads.at(slot), adamw)?;
         }
-        Ok(norm)
+        Ok(())
     }
 
     /// The moments of every slot, for a checkpoint.

@@ -191,7 +191,7 @@ fn loss_and_gradients<D: Device>(
     let (hidden, saved) = decoder.forward(device, &batch, adapter, pass(recompute)).unwrap();
     let (sum, dhidden) = sft::sum_and_gradient(device, decoder, &hidden, &next, norm, grads).unwrap();
     decoder.backward(device, &batch, adapter, saved, &dhidden, grads, &mut |_, _| Ok(())).unwrap();
-    sum * norm
+    sum.read(device).unwrap() * norm
 }
 
 /// Log-probabilities and entropies of every token after the first of its sequence.
@@ -269,7 +269,9 @@ fn training<D: Device>(device: &D, kind: &str, tolerance: Tolerance) {
             grads.clear(device).unwrap();
             let examples = fixture.examples();
             losses.push(loss_and_gradients(device, &decoder, adapter.as_ref(), &examples, Recompute::None, &mut grads));
-            norms.push(optimizer.step(device, &mut trained(&mut decoder, &mut adapter), &grads, lr).unwrap());
+            let (squares, _) = optimizer.measure::<f64>(device, &grads, &[]).unwrap();
+            norms.push(squares.norm(&grads).unwrap());
+            optimizer.update(device, &mut trained(&mut decoder, &mut adapter), &grads, norms[norms.len() - 1], lr).unwrap();
         }
         let name = fixture.name();
         // A step's loss and norm depend on the values that the steps before it left, whose tolerance is the larger one in f64.
@@ -334,7 +336,7 @@ fn rewards<D: Device>(device: &D, tolerance: Tolerance) {
         let norm = 1.0 / labels.len() as f64;
         let (stats, dhidden) = reward::pairs(device, &head, &hidden, &last, &labels, Some((norm, &mut grads))).unwrap();
         decoder.backward(device, &batch, adapter.as_ref(), saved, &dhidden.unwrap(), &mut grads, &mut |_, _| Ok(())).unwrap();
-        let loss = fixture.expected["loss"].as_f64().unwrap();
+        let (stats, loss) = (stats.read(device).unwrap(), fixture.expected["loss"].as_f64().unwrap());
         close(&format!("{name}: loss"), &[stats.loss * norm], &[loss], tolerance.value);
         let right = expected.chunks_exact(2).zip(&labels).filter(|(pair, label)| (pair[0] - pair[1]) * (*label - 0.5) > 0.0);
         assert_eq!(stats.correct, right.count() as f64, "{name}");
@@ -436,7 +438,8 @@ fn proximal<D: Device>(device: &D, tolerance: f64) {
         let entropy = vec![0.5; logprob.len()];
         let clip = case["clip"].as_f64().unwrap() as f32;
         let (logprob, entropy) = (upload(device, &logprob), upload(device, &entropy));
-        let (stats, gradient) = ppo::policy(device, &logprob, &entropy, &[old], &[advantage], clip, 1.0).unwrap();
+        let (sums, gradient) = ppo::policy(device, &logprob, &[old], &[advantage], clip, 1.0).unwrap();
+        let stats = ppo::policy_stats(sums, entropy).read(device).unwrap();
         near("dlogprob", &download(device, &gradient), &numbers(&case["dlogprob"]), tolerance);
         let sums = ["loss", "clipped", "ratio", "k1", "k3"].map(|key| case["sums"][key].as_f64().unwrap());
         // The bounds 1 ± clip come from an f32 clip.
@@ -447,7 +450,7 @@ fn proximal<D: Device>(device: &D, tolerance: f64) {
         let clip = case["clip"].as_f64().unwrap() as f32;
         let (sum, gradient) = ppo::value(device, &upload(device, &value), &[old], &[returns], clip, 1.0).unwrap();
         near("dvalue", &download(device, &gradient), &numbers(&case["dvalue"]), tolerance.max(1e-6));
-        near("value loss", &[sum], &[case["sums"]["loss"].as_f64().unwrap()], tolerance.max(1e-6));
+        near("value loss", &[sum.read(device).unwrap()], &[case["sums"]["loss"].as_f64().unwrap()], tolerance.max(1e-6));
     }
     for case in each("whiten") {
         // One-token responses with no value: the advantage is the reward, and whitening is all that is left.

@@ -12,6 +12,7 @@ use repairity::checkpoint::Storage;
 use repairity::device::{Cpu, Device, Dropout, Real, Sampling};
 use repairity::error::Result;
 use repairity::generate::{Request, Sample, Settings, generate};
+use repairity::loss::Pending;
 use repairity::loss::ppo::ScoreScale;
 use repairity::loss::sft;
 use repairity::model::config::Architecture;
@@ -187,7 +188,7 @@ fn accumulation_is_the_larger_batch() {
         assert_eq!(micros.len(), accumulation);
         let mut sum = 0.0;
         for micro in micros {
-            sum += task.micro(&device, &micro, 1.0 / weight, 0, &mut grads).unwrap();
+            sum += task.micro(&device, &micro, 1.0 / weight, 0, &mut grads).unwrap().read(&device).unwrap();
         }
         (sum / weight, named(&device, &grads))
     };
@@ -396,8 +397,8 @@ impl<D: Device> Task<D> for Scripted<D> {
         record.to_string()
     }
 
-    fn micro(&mut self, _: &D, _: &[usize], _: f64, _: u64, _: &mut Grads<D>) -> Result<f64> {
-        Ok(1.0)
+    fn micro(&mut self, _: &D, _: &[usize], _: f64, _: u64, _: &mut Grads<D>) -> Result<Pending<D, f64>> {
+        Ok(Pending::new(Vec::new(), |_| 1.0))
     }
 
     fn validate(&mut self, _: &D) -> Result<Option<Vec<(&'static str, f64)>>> {

@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::Pending;
 use crate::device::{Bounds, Device, PPO_STATS, Real};
 use crate::error::Result;
 
@@ -59,7 +60,7 @@ pub fn advantages<D: Device>(
     let lengths: Vec<usize> = rewards.iter().map(Vec::len).collect();
     let bounds = Bounds::from_lengths(device, lengths.iter().copied())?;
     let (reward, value) = (upload(device, rewards)?, upload(device, values)?);
-    let (mut advantage, mut returns) = (device.zeros(bounds.total())?, device.zeros(bounds.total())?);
+    let (mut advantage, mut returns) = (device.empty(bounds.total())?, device.empty(bounds.total())?);
     device.gae(&mut advantage, &mut returns, &reward, &value, &bounds, gamma, lambda)?;
     let count = bounds.total() as f64;
     if whiten && count > 1.0 {
@@ -120,25 +121,29 @@ impl PolicyStats {
     }
 }
 
-/// The clipped surrogate (Eq 15): statistics and `dlogprob` of `norm * sum`.
+/// The clipped surrogate (Eq 15): what [`policy_stats`] reads, and `dlogprob` of `norm * sum`.
 pub fn policy<D: Device>(
     device: &D,
     logprob: &D::Buf<D::Acc>,
-    entropy: &D::Buf<D::Acc>,
     old: &[Vec<f64>],
     advantage: &[Vec<f64>],
     clip: f32,
     norm: f64,
-) -> Result<(PolicyStats, D::Buf<D::Acc>)> {
+) -> Result<(D::Buf<D::Acc>, D::Buf<D::Acc>)> {
     let (old, advantage) = (upload(device, old)?, upload(device, advantage)?);
-    let mut dlogprob = device.zeros(D::len(logprob))?;
-    let mut sums = device.zeros(PPO_STATS)?;
+    let mut dlogprob = device.empty(D::len(logprob))?;
+    let mut sums = device.empty(PPO_STATS)?;
     device.ppo_clip(&mut dlogprob, &mut sums, logprob, &old, &advantage, clip, norm)?;
-    let sums: Vec<f64> = device.download(&sums)?.iter().map(|x| x.f64()).collect();
-    let entropy = device.download(entropy)?.iter().map(|x| x.f64()).sum();
-    let tokens = D::len(logprob) as f64;
-    let [loss, clipped, ratio, k1, k3] = sums.try_into().expect("the operator's statistics");
-    Ok((PolicyStats { tokens, loss, clipped, ratio, k1, k3, entropy }, dlogprob))
+    Ok((sums, dlogprob))
+}
+
+/// The statistics of a policy step from the sums of [`policy`] and the entropies of its tokens.
+pub fn policy_stats<D: Device>(sums: D::Buf<D::Acc>, entropy: D::Buf<D::Acc>) -> Pending<D, PolicyStats> {
+    Pending::new(vec![sums, entropy], |values| {
+        let [loss, clipped, ratio, k1, k3] = values[0][..].try_into().expect("the operator's statistics");
+        let (tokens, entropy) = (values[1].len() as f64, values[1].iter().sum());
+        PolicyStats { tokens, loss, clipped, ratio, k1, k3, entropy }
+    })
 }
 
 /// The clipped value loss (Eq 16 with the clipping of PPO's reference code): its sum and `dvalue` of `norm * sum`.
@@ -149,12 +154,12 @@ pub fn value<D: Device>(
     returns: &[Vec<f64>],
     clip: f32,
     norm: f64,
-) -> Result<(f64, D::Buf<D::Acc>)> {
+) -> Result<(Pending<D, f64>, D::Buf<D::Acc>)> {
     let (old, returns) = (upload(device, old)?, upload(device, returns)?);
-    let mut dvalue = device.zeros(D::len(value))?;
-    let mut sums = device.zeros(2)?;
+    let mut dvalue = device.empty(D::len(value))?;
+    let mut sums = device.empty(2)?;
     device.value_clip(&mut dvalue, &mut sums, value, &old, &returns, clip, norm)?;
-    Ok((device.download(&sums)?[0].f64(), dvalue))
+    Ok((Pending::new(vec![sums], |values| values[0][0]), dvalue))
 }
 
 /// `1 - Var(returns - values) / Var(returns)`: 1 for a perfect critic, 0 for a constant one.

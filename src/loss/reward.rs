@@ -1,5 +1,6 @@
 //! The Bradley-Terry loss on pairs of scores (the paper's Eq 12 and 13).
 
+use super::Pending;
 use crate::device::{Device, Real};
 use crate::error::Result;
 use crate::model::ScalarHead;
@@ -25,18 +26,20 @@ pub fn pairs<D: Device>(
     rows: &[u32],
     labels: &[f64],
     train: Option<(f64, &mut Grads<D>)>,
-) -> Result<(Stats, Option<D::Buf<D::Act>>)> {
+) -> Result<(Pending<D, Stats>, Option<D::Buf<D::Act>>)> {
     let scores = Scores::new(device, head, hidden, rows)?;
     let labels: Vec<D::Acc> = labels.iter().map(|label| D::Acc::of(*label)).collect();
-    let (mut dscore, mut sums) = (device.zeros(rows.len())?, device.zeros(2)?);
+    let (mut dscore, mut sums) = (device.empty(rows.len())?, device.empty(2)?);
     let norm = train.as_ref().map_or(0.0, |(norm, _)| *norm);
     device.bradley_terry(&mut dscore, &mut sums, &scores.score, &device.upload(&labels)?, norm)?;
     let dhidden = match train {
         Some((_, grads)) => Some(scores.backward(device, head, &dscore, grads)?),
         None => None,
     };
-    let sums = device.download(&sums)?;
-    let values = device.download(&scores.score)?;
-    let margin = values.chunks_exact(2).map(|pair| pair[0].f64() - pair[1].f64()).sum();
-    Ok((Stats { loss: sums[0].f64(), correct: sums[1].f64(), margin }, dhidden))
+    let stats = |values: &[Vec<f64>]| {
+        let (sums, scores) = (&values[0], &values[1]);
+        let margin = scores.chunks_exact(2).map(|pair| pair[0] - pair[1]).sum();
+        Stats { loss: sums[0], correct: sums[1], margin }
+    };
+    Ok((Pending::new(vec![sums, scores.score], stats), dhidden))
 }

@@ -18,6 +18,7 @@ use crate::checkpoint;
 use crate::device::{Device, Sampling};
 use crate::error::{Error, Result};
 use crate::generate::{self, Request};
+use crate::loss::Pending;
 use crate::loss::ppo::{self, PolicyStats};
 use crate::model::head::{LogProbs, Scores};
 use crate::model::{Adapter, Decoder, Packed, Pass, ScalarHead};
@@ -202,7 +203,7 @@ impl<'a, D: Device> Learner<'a, D> {
     }
 
     /// Forward and backward of the policy on a micro-batch.
-    fn policy_micro(&mut self, chunk: &[Trajectory], advantage: &[Vec<f64>], norm: f64) -> Result<PolicyStats> {
+    fn policy_micro(&mut self, chunk: &[Trajectory], advantage: &[Vec<f64>], norm: f64) -> Result<Pending<D, PolicyStats>> {
         let (device, settings) = (self.device, self.settings);
         let micro = Micro::new(device, chunk)?;
         let old: Vec<Vec<f64>> = chunk.iter().map(|trajectory| trajectory.old.clone()).collect();
@@ -210,15 +211,15 @@ impl<'a, D: Device> Learner<'a, D> {
         let (hidden, saved) = self.decoder.forward(device, &micro.batch, Some(&self.policy), pass)?;
         let (rows, targets) = (&micro.next.rows, &micro.next.targets);
         let head = LogProbs::new(device, &self.decoder, &hidden, rows, targets, self.temperature_scale())?;
-        let (stats, dlogprob) = ppo::policy(device, &head.logprob, &head.entropy, &old, advantage, settings.clip as f32, norm)?;
+        let (sums, dlogprob) = ppo::policy(device, &head.logprob, &old, advantage, settings.clip as f32, norm)?;
         let grads = &mut self.policy_grads;
         let dhidden = head.backward(device, &self.decoder, &dlogprob, grads)?;
         self.decoder.backward(device, &micro.batch, Some(&self.policy), saved, &dhidden, grads, &mut |_, _| Ok(()))?;
-        Ok(stats)
+        Ok(ppo::policy_stats(sums, head.entropy))
     }
 
     /// Forward and backward of the critic on a micro-batch; returns the sum of the loss.
-    fn critic_micro(&mut self, chunk: &[Trajectory], returns: &[Vec<f64>], norm: f64) -> Result<f64> {
+    fn critic_micro(&mut self, chunk: &[Trajectory], returns: &[Vec<f64>], norm: f64) -> Result<Pending<D, f64>> {
         let (device, settings) = (self.device, self.settings);
         let micro = Micro::new(device, chunk)?;
         let old: Vec<Vec<f64>> = chunk.iter().map(|trajectory| trajectory.value.clone()).collect();
@@ -261,13 +262,14 @@ impl<'a, D: Device> Learner<'a, D> {
             let learn_policy = iteration >= settings.critic_warmup;
             self.policy_grads.clear(self.device)?;
             self.critic_grads.clear(self.device)?;
+            let (mut policy, mut critic) = (Vec::new(), Vec::new());
             for micro in minibatch {
                 let range = range(micro);
                 let chunk = &trajectories[range.clone()];
                 if learn_policy {
-                    sums.policy.add(&self.policy_micro(chunk, &advantages[range.clone()], norm)?);
+                    policy.push(self.policy_micro(chunk, &advantages[range.clone()], norm)?);
                 }
-                sums.value_loss += self.critic_micro(chunk, &returns[range], norm)?;
+                critic.push(self.critic_micro(chunk, &returns[range], norm)?);
             }
             let not_finite = |what: String| {
                 let records = minibatch.iter().flat_map(range).map(|i| trajectories[i].id.clone()).collect();
@@ -277,19 +279,26 @@ impl<'a, D: Device> Learner<'a, D> {
                 Error::NonFinite { what, .. } => not_finite(what),
                 other => other,
             };
+            let (squares, policy) = self.policy_optimizer.measure(self.device, &self.policy_grads, &policy)?;
+            let (critic_squares, critic) = self.critic_optimizer.measure(self.device, &self.critic_grads, &critic)?;
+            policy.iter().for_each(|stats| sums.policy.add(stats));
+            sums.value_loss += critic.iter().sum::<f64>();
             if !(sums.policy.loss + sums.value_loss).is_finite() {
                 return Err(not_finite("the loss".into()));
             }
             let step = (iteration * settings.epochs + epoch) * settings.minibatches + sums.steps;
+            let (grad_norm, critic_grad_norm) =
+                (squares.norm(&self.policy_grads).map_err(named)?, critic_squares.norm(&self.critic_grads).map_err(named)?);
             if learn_policy {
                 let mut params = self.policy.params_mut();
                 let lr = self.policy_rate.at(step);
-                sums.grad_norm += self.policy_optimizer.step(self.device, &mut params, &self.policy_grads, lr).map_err(named)?;
+                self.policy_optimizer.update(self.device, &mut params, &self.policy_grads, grad_norm, lr)?;
+                sums.grad_norm += grad_norm;
             }
             let lr = self.critic_rate.at(step);
             let mut params = self.critic.params();
-            sums.critic_grad_norm +=
-                self.critic_optimizer.step(self.device, &mut params, &self.critic_grads, lr).map_err(named)?;
+            self.critic_optimizer.update(self.device, &mut params, &self.critic_grads, critic_grad_norm, lr)?;
+            sums.critic_grad_norm += critic_grad_norm;
             sums.steps += 1;
         }
         Ok(sums)

@@ -16,6 +16,7 @@ use crate::batch::Order;
 use crate::checkpoint::{self, Storage, Tensors};
 use crate::device::{Device, Dropout};
 use crate::error::{Error, Result};
+use crate::loss::Pending;
 use crate::loss::ppo::ScoreScale;
 use crate::loss::reward::{Stats, pairs};
 use crate::model::{Adapter, Decoder, Packed, Pass, ScalarHead};
@@ -46,7 +47,7 @@ struct Preferences<'a, D: Device> {
 }
 
 impl<D: Device> Preferences<'_, D> {
-    fn pass(&self, device: &D, chosen: &[&Pair], train: Option<(f64, u64, &mut Grads<D>)>) -> Result<Stats> {
+    fn pass(&self, device: &D, chosen: &[&Pair], train: Option<(f64, u64, &mut Grads<D>)>) -> Result<Pending<D, Stats>> {
         let sequences: Vec<&[u32]> = chosen.iter().flat_map(|pair| [pair.first.as_slice(), &pair.second]).collect();
         let labels: Vec<f64> = chosen.iter().map(|pair| pair.label).collect();
         let batch = Packed::new(device, &sequences)?;
@@ -88,9 +89,16 @@ impl<D: Device> Task<D> for Preferences<'_, D> {
         self.pairs[record].id.clone()
     }
 
-    fn micro(&mut self, device: &D, records: &[usize], norm: f64, dropout_key: u64, grads: &mut Grads<D>) -> Result<f64> {
+    fn micro(
+        &mut self,
+        device: &D,
+        records: &[usize],
+        norm: f64,
+        dropout_key: u64,
+        grads: &mut Grads<D>,
+    ) -> Result<Pending<D, f64>> {
         let chosen: Vec<&Pair> = records.iter().map(|record| &self.pairs[*record]).collect();
-        Ok(self.pass(device, &chosen, Some((norm, dropout_key, grads)))?.loss)
+        Ok(self.pass(device, &chosen, Some((norm, dropout_key, grads)))?.map(|stats| stats.loss))
     }
 
     fn validate(&mut self, device: &D) -> Result<Option<Vec<(&'static str, f64)>>> {
@@ -100,7 +108,7 @@ impl<D: Device> Task<D> for Preferences<'_, D> {
         let mut sum = Stats::default();
         let mut decided = 0.0;
         for chunk in self.held_out.chunks(PASS / 2) {
-            let stats = self.pass(device, &chunk.iter().collect::<Vec<_>>(), None)?;
+            let stats = self.pass(device, &chunk.iter().collect::<Vec<_>>(), None)?.read(device)?;
             sum.loss += stats.loss;
             sum.correct += stats.correct;
             sum.margin += stats.margin;

@@ -12,7 +12,7 @@ use crate::batch::{NextTokens, Order};
 use crate::checkpoint::Storage;
 use crate::device::{Device, Dropout};
 use crate::error::{Error, Result};
-use crate::loss;
+use crate::loss::{self, Pending};
 use crate::model::lora::LoraConfig;
 use crate::model::{Adapter, Decoder, Packed, Pass};
 use crate::optim::{Hyper, LearningRate};
@@ -66,7 +66,14 @@ impl<D: Device> Task<D> for Supervised<D> {
         self.ids[record].clone()
     }
 
-    fn micro(&mut self, device: &D, records: &[usize], norm: f64, dropout_key: u64, grads: &mut Grads<D>) -> Result<f64> {
+    fn micro(
+        &mut self,
+        device: &D,
+        records: &[usize],
+        norm: f64,
+        dropout_key: u64,
+        grads: &mut Grads<D>,
+    ) -> Result<Pending<D, f64>> {
         let examples: Vec<&Example> = records.iter().map(|record| &self.examples[*record]).collect();
         let sequences: Vec<&[u32]> = examples.iter().map(|example| example.tokens.as_slice()).collect();
         let batch = Packed::new(device, &sequences)?;

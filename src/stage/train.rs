@@ -12,6 +12,7 @@ use crate::batch::Order;
 use crate::checkpoint::{self, Named, Storage, Tensors};
 use crate::device::{Device, Real};
 use crate::error::{Error, Result};
+use crate::loss::Pending;
 use crate::optim::{Hyper, LearningRate, Optimizer};
 use crate::rng;
 use crate::telemetry::{Metrics, Progress, interrupt, note};
@@ -27,9 +28,16 @@ pub trait Task<D: Device> {
     fn tokens(&self, record: usize) -> usize;
     /// The record's id.
     fn id(&self, record: usize) -> String;
-    /// Forward and backward of a micro-batch: adds the gradient of `norm * sum of losses` and returns the sum. `dropout_key` is
+    /// Forward and backward of a micro-batch: adds the gradient of `norm * sum of losses` and returns the sum, to be read later. `dropout_key` is
     /// this micro-batch's own.
-    fn micro(&mut self, device: &D, records: &[usize], norm: f64, dropout_key: u64, grads: &mut Grads<D>) -> Result<f64>;
+    fn micro(
+        &mut self,
+        device: &D,
+        records: &[usize],
+        norm: f64,
+        dropout_key: u64,
+        grads: &mut Grads<D>,
+    ) -> Result<Pending<D, f64>>;
     /// Measures held-out data: the first number is the loss that early stopping watches. None where there is nothing to measure.
     fn validate(&mut self, device: &D) -> Result<Option<Vec<(&'static str, f64)>>>;
     /// Writes the result as it stands.
@@ -107,20 +115,23 @@ pub fn fit<D: Device>(device: &D, task: &mut dyn Task<D>, plan: &Plan) -> Result
         let weight: f64 = records.iter().map(|record| task.weight(*record)).sum();
         let named = |task: &dyn Task<D>| records.iter().map(|record| task.id(*record)).collect::<Vec<_>>();
         grads.clear(device)?;
-        let mut sum = 0.0;
+        let mut losses = Vec::with_capacity(micros.len());
         for (index, micro) in micros.iter().enumerate() {
             let key = rng::key(plan.seed, "dropout", (state.step * order.accumulation + index) as u64);
-            sum += task.micro(device, micro, 1.0 / weight, key, &mut grads)?;
+            losses.push(task.micro(device, micro, 1.0 / weight, key, &mut grads)?);
         }
         let at = || format!("{} step {}", plan.name, state.step + 1);
+        let (squares, losses) = optimizer.measure(device, &grads, &losses)?;
+        let sum: f64 = losses.iter().sum();
         if !sum.is_finite() {
             return Err(Error::NonFinite { at: at(), what: "the loss".into(), records: named(task) });
         }
-        let lr = plan.rate.at(state.step);
-        let grad_norm = optimizer.step(device, &mut task.params(), &grads, lr).map_err(|error| match error {
+        let grad_norm = squares.norm(&grads).map_err(|error| match error {
             Error::NonFinite { what, .. } => Error::NonFinite { at: at(), what, records: named(task) },
             other => other,
         })?;
+        let lr = plan.rate.at(state.step);
+        optimizer.update(device, &mut task.params(), &grads, grad_norm, lr)?;
         state.step += 1;
         state.loss = sum / weight;
         let tokens: usize = records.iter().map(|record| task.tokens(*record)).sum();
