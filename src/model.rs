@@ -176,7 +176,7 @@ impl<D: Device> Decoder<D> {
     }
 
     fn embedded(&self, device: &D, ids: &D::Buf<u32>, tokens: usize) -> Result<D::Buf<D::Act>> {
-        let mut out = device.zeros(tokens * self.config.hidden)?;
+        let mut out = device.empty(tokens * self.config.hidden)?;
         device.embed_fwd(&mut out, &self.embed.value, ids, self.config.hidden)?;
         Ok(out)
     }
@@ -188,8 +188,8 @@ impl<D: Device> Decoder<D> {
         residual: Residual<D>,
         tokens: usize,
     ) -> Result<(D::Buf<D::Act>, Arc<D::Buf<D::Act>>, D::Buf<D::Acc>)> {
-        let mut hidden = device.zeros(tokens * self.config.hidden)?;
-        let mut rstd = device.zeros(tokens)?;
+        let mut hidden = device.empty(tokens * self.config.hidden)?;
+        let mut rstd = device.empty(tokens)?;
         let last = residual.normalise(device, &mut hidden, &mut rstd, &self.norm, &self.config)?;
         Ok((hidden, last, rstd))
     }

@@ -46,7 +46,7 @@ impl<D: Device> Param<D> {
         if elements != values.len() {
             return Err(Error::Extent { what: parts[0].name.clone(), want: elements, got: values.len() });
         }
-        let mut value = device.zeros(elements)?;
+        let mut value = device.empty(elements)?;
         device.cast(&mut value, &device.upload(values)?)?;
         let decay = parts[0].shape.len() > 1;
         Ok(Param { parts, value, master: None, slot: None, decay })
@@ -55,7 +55,7 @@ impl<D: Device> Param<D> {
     /// A parameter with a master copy, ready to be trained.
     pub fn master<T: Real>(device: &D, parts: Vec<Part>, values: &[T]) -> Result<Self> {
         let mut param = Self::frozen(device, parts, values)?;
-        let mut master = device.zeros(values.len())?;
+        let mut master = device.empty(values.len())?;
         device.cast(&mut master, &device.upload(values)?)?;
         param.master = Some(master);
         Ok(param)
@@ -110,7 +110,7 @@ impl<D: Device> Grads<D> {
         let mut grads = Grads { parts: Vec::new(), buffers: Vec::new() };
         for (slot, param) in params.iter_mut().enumerate() {
             if param.master.is_none() {
-                let mut master = device.zeros(param.elements())?;
+                let mut master = device.empty(param.elements())?;
                 device.cast(&mut master, &param.value)?;
                 param.master = Some(master);
             }

@@ -17,7 +17,7 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 
 use super::{AdamW, Bounds, Branch, Device, Dropout, Elem, Heads, Real, Sampling};
-use crate::error::{Error, Result};
+use crate::error::Result;
 pub use memory::Buf;
 pub use simd::Float;
 
@@ -41,17 +41,6 @@ impl<F: Float> Default for Cpu<F> {
     }
 }
 
-/// Fails unless bounds start at 0, do not fall, and end within `t` tokens.
-fn check_bounds<F: Float>(op: &str, bounds: &Bounds<Cpu<F>>, t: usize) -> Result<()> {
-    if bounds.host.first() != Some(&0) || !bounds.host.is_sorted() {
-        return Err(Error::input(format!("{op}: bounds"), format!("{:?} do not rise from 0", bounds.host)));
-    }
-    if bounds.total() > t {
-        return Err(Error::Extent { what: format!("{op}: bounds"), want: t, got: bounds.total() });
-    }
-    Ok(())
-}
-
 impl<F: Float> Device for Cpu<F> {
     type Act = F;
     type Acc = F;
@@ -63,6 +52,10 @@ impl<F: Float> Device for Cpu<F> {
 
     fn zeros<T: Elem>(&self, len: usize) -> Result<Buf<T>> {
         Ok(Buf::new(vec![T::default(); len], &self.counter))
+    }
+
+    fn empty<T: Elem>(&self, len: usize) -> Result<Buf<T>> {
+        self.zeros(len)
     }
 
     fn upload<T: Elem>(&self, host: &[T]) -> Result<Buf<T>> {
@@ -78,7 +71,7 @@ impl<F: Float> Device for Cpu<F> {
     }
 
     fn copy<T: Elem>(&self, dst: &mut Buf<T>, dst_at: usize, src: &Buf<T>, src_at: usize, len: usize) -> Result<()> {
-        memory::copy(dst, dst_at, src, src_at, len)
+        memory::copy::<F, T>(dst, dst_at, src, src_at, len)
     }
 
     fn clear<T: Elem>(&self, buf: &mut Buf<T>) -> Result<()> {

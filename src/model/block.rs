@@ -55,7 +55,7 @@ impl<D: Device> Residual<D> {
                 Ok(self.x)
             }
             Some(delta) => {
-                let mut sum = device.zeros(D::len(&delta))?;
+                let mut sum = device.empty(D::len(&delta))?;
                 device.rmsnorm_fwd(out, rstd, Some((&mut sum, &delta)), &self.x, &weight.value, c, eps)?;
                 Ok(Arc::new(sum))
             }
@@ -133,8 +133,8 @@ struct Linear<'a, D: Device> {
 impl<D: Device> Linear<'_, D> {
     fn forward(&self, device: &D, x: &D::Buf<D::Act>, t: usize) -> Result<(D::Buf<D::Act>, Vec<D::Buf<D::Act>>)> {
         let branches = lora::branches(self.side, self.targets);
-        let mut z = branches.iter().map(|branch| device.zeros(t * branch.r)).collect::<Result<Vec<_>>>()?;
-        let mut out = device.zeros(t * self.n)?;
+        let mut z = branches.iter().map(|branch| device.empty(t * branch.r)).collect::<Result<Vec<_>>>()?;
+        let mut out = device.empty(t * self.n)?;
         let bias = self.bias.map(|bias| &bias.value);
         device.lora_linear_fwd(&mut out, &mut z, x, &self.w.value, bias, &branches, self.dropout, (t, self.n, self.k))?;
         Ok((out, z))
@@ -154,7 +154,7 @@ impl<D: Device> Linear<'_, D> {
         let branches = lora::branches(self.side, self.targets);
         let slots = lora::slots(self.side, self.targets);
         let extents = (t, self.n, self.k);
-        let mut dx = if below { Some(device.zeros(t * self.k)?) } else { None };
+        let mut dx = if below { Some(device.empty(t * self.k)?) } else { None };
         if below || !slots.is_empty() {
             let dx = dx.as_mut().map(|dx| (dx, false));
             let mut dbranches = grads.many(&slots);
@@ -257,12 +257,12 @@ impl<D: Device> Block<D> {
         t: usize,
     ) -> Result<(AttentionSaved<D>, Arc<D::Buf<D::Act>>, D::Buf<D::Act>)> {
         let heads = config.heads;
-        let (mut h, mut rstd) = (device.zeros(t * config.hidden)?, device.zeros(t)?);
+        let (mut h, mut rstd) = (device.empty(t * config.hidden)?, device.empty(t)?);
         let x = residual.normalise(device, &mut h, &mut rstd, &self.attention_norm, config)?;
         let (mut packed, z_qkv) = qkv.forward(device, &h, t)?;
         device.rope(&mut packed, positions, heads, config.rope_theta, false)?;
-        let mut out = device.zeros(t * heads.q_width())?;
-        let mut lse = device.zeros(heads.q * t)?;
+        let mut out = device.empty(t * heads.q_width())?;
+        let mut lse = device.empty(heads.q * t)?;
         match attend {
             Attend::Packed { bounds } => device.attention_fwd(&mut out, &mut lse, &packed, bounds, heads, t)?,
             Attend::Prefill { bounds, cache, slots, capacity } => {
@@ -288,10 +288,10 @@ impl<D: Device> Block<D> {
         config: &Config,
         t: usize,
     ) -> Result<(MlpSaved<D>, Arc<D::Buf<D::Act>>, D::Buf<D::Act>)> {
-        let (mut h, mut rstd) = (device.zeros(t * config.hidden)?, device.zeros(t)?);
+        let (mut h, mut rstd) = (device.empty(t * config.hidden)?, device.empty(t)?);
         let x = residual.normalise(device, &mut h, &mut rstd, &self.mlp_norm, config)?;
         let (both, z_gate_up) = gate_up.forward(device, &h, t)?;
-        let mut act = device.zeros(t * config.intermediate)?;
+        let mut act = device.empty(t * config.intermediate)?;
         device.swiglu_fwd(&mut act, &both, config.intermediate)?;
         let (delta, z_down) = down.forward(device, &act, t)?;
         Ok((MlpSaved { rstd, h, z_gate_up, gate_up: both, act, z_down }, x, delta))
@@ -332,14 +332,14 @@ impl<D: Device> Block<D> {
         let always = |dx: Option<D::Buf<D::Act>>| dx.expect("a gradient was asked for");
 
         let dact = always(down.backward(device, dresidual, &mlp.act, &mlp.z_down, grads, true, t)?);
-        let mut dgate_up = device.zeros(t * 2 * f)?;
+        let mut dgate_up = device.empty(t * 2 * f)?;
         device.swiglu_bwd(&mut dgate_up, &dact, &mlp.gate_up, f)?;
         let dh = always(gate_up.backward(device, &dgate_up, &mlp.h, &mlp.z_gate_up, grads, true, t)?);
         device.rmsnorm_bwd(dresidual, grads.of(&self.mlp_norm), &dh, &mlp.rstd, &x2, &self.mlp_norm.value, c)?;
         drop(mlp);
 
         let dout = always(o.backward(device, dresidual, &attention.out, &attention.z_o, grads, true, t)?);
-        let mut dqkv = device.zeros(t * heads.qkv_width())?;
+        let mut dqkv = device.empty(t * heads.qkv_width())?;
         device.attention_bwd(&mut dqkv, &dout, &attention.out, &attention.lse, &attention.qkv, &batch.bounds, heads, t)?;
         device.rope(&mut dqkv, &batch.positions, heads, config.rope_theta, true)?;
         let below = below || self.attention_norm.slot.is_some();

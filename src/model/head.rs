@@ -79,9 +79,9 @@ impl<D: Device> LogProbs<D> {
         let (c, v) = (decoder.config.hidden, decoder.config.vocab);
         let extents = (rows.len(), c, v);
         let (rows, targets) = (device.upload(rows)?, device.upload(targets)?);
-        let mut x = device.zeros(extents.0 * c)?;
+        let mut x = device.empty(extents.0 * c)?;
         device.gather_rows(&mut x, hidden, &rows, c)?;
-        let (mut logprob, mut lse, mut entropy) = (device.zeros(extents.0)?, device.zeros(extents.0)?, device.zeros(extents.0)?);
+        let (mut logprob, mut lse, mut entropy) = (device.empty(extents.0)?, device.empty(extents.0)?, device.empty(extents.0)?);
         let head = &decoder.head().value;
         device.linear_logprob_fwd(&mut logprob, &mut lse, &mut entropy, &x, head, &targets, scale, extents)?;
         Ok(LogProbs { logprob, entropy, lse, x, rows, targets, scale, tokens: D::len(hidden) / c })
@@ -97,7 +97,7 @@ impl<D: Device> LogProbs<D> {
     ) -> Result<D::Buf<D::Act>> {
         let (c, v) = (decoder.config.hidden, decoder.config.vocab);
         let head = decoder.head();
-        let mut dx = device.zeros(D::len(&self.x))?;
+        let mut dx = device.empty(D::len(&self.x))?;
         let extents = (D::len(&self.targets), c, v);
         let dhead = grads.of(head);
         device.linear_logprob_bwd(
@@ -111,7 +111,7 @@ impl<D: Device> LogProbs<D> {
             self.scale,
             extents,
         )?;
-        let mut dhidden = device.zeros(self.tokens * c)?;
+        let mut dhidden = device.empty(self.tokens * c)?;
         device.scatter_rows(&mut dhidden, &dx, &self.rows, c)?;
         Ok(dhidden)
     }
@@ -131,9 +131,9 @@ impl<D: Device> Scores<D> {
     pub fn new(device: &D, head: &ScalarHead<D>, hidden: &D::Buf<D::Act>, rows: &[u32]) -> Result<Self> {
         let c = head.weight.elements();
         let rows = device.upload(rows)?;
-        let mut x = device.zeros(D::len(&rows) * c)?;
+        let mut x = device.empty(D::len(&rows) * c)?;
         device.gather_rows(&mut x, hidden, &rows, c)?;
-        let mut score = device.zeros(D::len(&rows))?;
+        let mut score = device.empty(D::len(&rows))?;
         device.scalar_head_fwd(&mut score, &x, &head.weight.value, c)?;
         Ok(Scores { score, x, rows, tokens: D::len(hidden) / c })
     }
@@ -147,9 +147,9 @@ impl<D: Device> Scores<D> {
         grads: &mut Grads<D>,
     ) -> Result<D::Buf<D::Act>> {
         let c = head.weight.elements();
-        let mut dx = device.zeros(D::len(&self.x))?;
+        let mut dx = device.empty(D::len(&self.x))?;
         device.scalar_head_bwd(&mut dx, grads.of(&head.weight), dscore, &self.x, &head.weight.value, c)?;
-        let mut dhidden = device.zeros(self.tokens * c)?;
+        let mut dhidden = device.empty(self.tokens * c)?;
         device.scatter_rows(&mut dhidden, &dx, &self.rows, c)?;
         Ok(dhidden)
     }

@@ -6,20 +6,12 @@ use rayon::prelude::*;
 use super::matmul::{Mat, Out, matmul};
 use super::memory::{Buf, check_ids};
 use super::simd::{axpy, dispatch, dot, map_sum, max};
-use super::{Cpu, Float, check_bounds, parallel};
-use crate::device::{Bounds, Heads, extent};
-use crate::error::{Error, Result};
+use super::{Cpu, Float, parallel};
+use crate::device::{Bounds, Heads, check};
+use crate::error::Result;
 
 /// Query rows whose scores are held at a time.
 const ROWS: usize = 64;
-
-fn check_heads(op: &str, heads: Heads) -> Result<()> {
-    if heads.kv == 0 || heads.dim == 0 || !heads.q.is_multiple_of(heads.kv) {
-        let what = format!("{} query heads, {} key-value heads of width {}", heads.q, heads.kv, heads.dim);
-        return Err(Error::input(format!("{op}: heads"), what));
-    }
-    Ok(())
-}
 
 fn score_scale<F: Float>(heads: Heads) -> F {
     F::of(1.0 / (heads.dim as f64).sqrt())
@@ -53,12 +45,8 @@ pub(super) fn attention_fwd<F: Float>(
     heads: Heads,
     t: usize,
 ) -> Result<()> {
-    check_heads("attention_fwd", heads)?;
+    check::attention_fwd::<Cpu<F>>(out, lse, qkv, bounds, heads, t)?;
     let width = heads.q_width();
-    extent::<Cpu<F>, F>("attention_fwd: out", out, t * width)?;
-    extent::<Cpu<F>, F>("attention_fwd: lse", lse, heads.q * t)?;
-    extent::<Cpu<F>, F>("attention_fwd: qkv", qkv, t * heads.qkv_width())?;
-    check_bounds("attention_fwd", bounds, t)?;
 
     let mut blocks = Vec::new();
     let mut rest = &mut out[..];
@@ -130,13 +118,7 @@ pub(super) fn attention_bwd<F: Float>(
     heads: Heads,
     t: usize,
 ) -> Result<()> {
-    check_heads("attention_bwd", heads)?;
-    extent::<Cpu<F>, F>("attention_bwd: dqkv", dqkv, t * heads.qkv_width())?;
-    extent::<Cpu<F>, F>("attention_bwd: dout", dout, t * heads.q_width())?;
-    extent::<Cpu<F>, F>("attention_bwd: out", out, t * heads.q_width())?;
-    extent::<Cpu<F>, F>("attention_bwd: lse", lse, heads.q * t)?;
-    extent::<Cpu<F>, F>("attention_bwd: qkv", qkv, t * heads.qkv_width())?;
-    check_bounds("attention_bwd", bounds, t)?;
+    check::attention_bwd::<Cpu<F>>(dqkv, dout, out, lse, qkv, bounds, heads, t)?;
 
     let saved = Saved { dout, out, lse, qkv, heads, t };
     let sequences = bounds.host.windows(2).map(|s| (s[0] as usize, s[1] as usize)).filter(|(begin, end)| begin < end);
@@ -227,16 +209,6 @@ impl<F: Float> Saved<'_, F> {
     }
 }
 
-/// Checks a cache and returns its slots.
-fn check_cache<F: Float>(op: &str, k: &Buf<F>, v: &Buf<F>, slots: &Buf<u32>, heads: Heads, capacity: usize) -> Result<()> {
-    check_heads(op, heads)?;
-    let slot = capacity * heads.kv_width();
-    let count = k.len() / slot.max(1);
-    extent::<Cpu<F>, F>(&format!("{op}: k"), k, count * slot)?;
-    extent::<Cpu<F>, F>(&format!("{op}: v"), v, k.len())?;
-    check_ids(&format!("{op}: slots"), slots, count, "slots")
-}
-
 pub(super) fn cache_write<F: Float>(
     k: &mut Buf<F>,
     v: &mut Buf<F>,
@@ -246,9 +218,8 @@ pub(super) fn cache_write<F: Float>(
     heads: Heads,
     capacity: usize,
 ) -> Result<()> {
-    check_cache("cache_write", k, v, slots, heads, capacity)?;
-    extent::<Cpu<F>, F>("cache_write: qkv", qkv, slots.len() * heads.qkv_width())?;
-    extent::<Cpu<F>, u32>("cache_write: positions", positions, slots.len())?;
+    let count = check::cache_write::<Cpu<F>>(k, v, qkv, slots, positions, heads, capacity)?;
+    check_ids("cache_write: slots", slots, count, "slots")?;
     check_ids("cache_write: positions", positions, capacity, "places in a slot")?;
     let width = heads.kv_width();
     for ((row, &slot), &position) in qkv.chunks_exact(heads.qkv_width()).zip(&slots[..]).zip(&positions[..]) {
@@ -270,10 +241,8 @@ pub(super) fn attention_decode<F: Float>(
     heads: Heads,
     capacity: usize,
 ) -> Result<()> {
-    check_cache("attention_decode", k, v, slots, heads, capacity)?;
-    extent::<Cpu<F>, F>("attention_decode: out", out, slots.len() * heads.q_width())?;
-    extent::<Cpu<F>, F>("attention_decode: qkv", qkv, slots.len() * heads.qkv_width())?;
-    extent::<Cpu<F>, u32>("attention_decode: lengths", lengths, slots.len())?;
+    let count = check::attention_decode::<Cpu<F>>(out, qkv, k, v, slots, lengths, heads, capacity)?;
+    check_ids("attention_decode: slots", slots, count, "slots")?;
     check_ids("attention_decode: lengths", lengths, capacity + 1, "lengths a slot can have")?;
     let (dim, width, group) = (heads.dim, heads.kv_width(), heads.q / heads.kv);
     if group == 0 {

@@ -5,13 +5,11 @@ use rayon::prelude::*;
 use super::memory::{Buf, check_ids};
 use super::simd::{dispatch, dot, sum_of};
 use super::{Cpu, Float, parallel};
-use crate::device::{Heads, extent};
-use crate::error::{Error, Result};
+use crate::device::{Heads, check};
+use crate::error::Result;
 
 pub(super) fn embed_fwd<F: Float>(out: &mut Buf<F>, table: &Buf<F>, ids: &Buf<u32>, c: usize) -> Result<()> {
-    extent::<Cpu<F>, F>("embed_fwd: out", out, ids.len() * c)?;
-    let vocabulary = table.len() / c.max(1);
-    extent::<Cpu<F>, F>("embed_fwd: table", table, vocabulary * c)?;
+    let vocabulary = check::embed_fwd::<Cpu<F>>(out, table, ids, c)?;
     check_ids("embed_fwd: ids", ids, vocabulary, "tokens in the vocabulary")?;
     parallel::rows(out, c, |first, out| {
         for (out, &id) in out.chunks_exact_mut(c.max(1)).zip(&ids[first..]) {
@@ -22,9 +20,7 @@ pub(super) fn embed_fwd<F: Float>(out: &mut Buf<F>, table: &Buf<F>, ids: &Buf<u3
 }
 
 pub(super) fn embed_bwd<F: Float>(dtable: &mut Buf<F>, dout: &Buf<F>, ids: &Buf<u32>, c: usize) -> Result<()> {
-    extent::<Cpu<F>, F>("embed_bwd: dout", dout, ids.len() * c)?;
-    let vocabulary = dtable.len() / c.max(1);
-    extent::<Cpu<F>, F>("embed_bwd: dtable", dtable, vocabulary * c)?;
+    let vocabulary = check::embed_bwd::<Cpu<F>>(dtable, dout, ids, c)?;
     check_ids("embed_bwd: ids", ids, vocabulary, "tokens in the vocabulary")?;
     if c == 0 {
         return Ok(());
@@ -51,14 +47,9 @@ pub(super) fn rmsnorm_fwd<F: Float>(
     c: usize,
     eps: f64,
 ) -> Result<()> {
-    let t = rstd.len();
-    extent::<Cpu<F>, F>("rmsnorm_fwd: out", out, t * c)?;
-    extent::<Cpu<F>, F>("rmsnorm_fwd: inp", inp, t * c)?;
-    extent::<Cpu<F>, F>("rmsnorm_fwd: weight", weight, c)?;
+    check::rmsnorm_fwd::<Cpu<F>>(out, rstd, sum.as_ref().map(|(sum, delta)| (&**sum, *delta)), inp, weight, c)?;
     let mut x = &inp[..];
     if let Some((sum, delta)) = sum {
-        extent::<Cpu<F>, F>("rmsnorm_fwd: sum", sum, t * c)?;
-        extent::<Cpu<F>, F>("rmsnorm_fwd: delta", delta, t * c)?;
         parallel::rows(sum, 1, |first, sum| {
             for ((s, &x), &d) in sum.iter_mut().zip(&inp[first..]).zip(&delta[first..]) {
                 *s = x + d;
@@ -93,14 +84,7 @@ pub(super) fn rmsnorm_bwd<F: Float>(
     weight: &Buf<F>,
     c: usize,
 ) -> Result<()> {
-    let t = rstd.len();
-    extent::<Cpu<F>, F>("rmsnorm_bwd: dx", dx, t * c)?;
-    extent::<Cpu<F>, F>("rmsnorm_bwd: dout", dout, t * c)?;
-    extent::<Cpu<F>, F>("rmsnorm_bwd: x", x, t * c)?;
-    extent::<Cpu<F>, F>("rmsnorm_bwd: weight", weight, c)?;
-    if let Some(dweight) = &dweight {
-        extent::<Cpu<F>, F>("rmsnorm_bwd: dweight", dweight, c)?;
-    }
+    check::rmsnorm_bwd::<Cpu<F>>(dx, dweight.as_deref(), dout, rstd, x, weight, c)?;
     let width = F::of(c as f64);
     parallel::rows(dx, c, |first, dx| {
         dispatch(
@@ -127,11 +111,8 @@ pub(super) fn rmsnorm_bwd<F: Float>(
 }
 
 pub(super) fn rope<F: Float>(qkv: &mut Buf<F>, positions: &Buf<u32>, heads: Heads, theta: f64, inverse: bool) -> Result<()> {
+    check::rope::<Cpu<F>>(qkv, positions, heads)?;
     let width = heads.qkv_width();
-    extent::<Cpu<F>, F>("rope: qkv", qkv, positions.len() * width)?;
-    if !heads.dim.is_multiple_of(2) {
-        return Err(Error::input("rope: heads", format!("{} columns a head, which cannot be paired", heads.dim)));
-    }
     let half = heads.dim / 2;
     let frequencies: Vec<F> = (0..half).map(|i| F::of(theta.powf(-2.0 * i as f64 / heads.dim as f64))).collect();
     parallel::rows(qkv, width, |first, qkv| {
@@ -153,9 +134,7 @@ pub(super) fn rope<F: Float>(qkv: &mut Buf<F>, positions: &Buf<u32>, heads: Head
 }
 
 pub(super) fn swiglu_fwd<F: Float>(out: &mut Buf<F>, gate_up: &Buf<F>, f: usize) -> Result<()> {
-    let t = out.len() / f.max(1);
-    extent::<Cpu<F>, F>("swiglu_fwd: out", out, t * f)?;
-    extent::<Cpu<F>, F>("swiglu_fwd: gate_up", gate_up, t * 2 * f)?;
+    check::swiglu_fwd::<Cpu<F>>(out, gate_up, f)?;
     parallel::rows(out, f, |first, out| {
         dispatch(
             #[inline(always)]
@@ -173,10 +152,7 @@ pub(super) fn swiglu_fwd<F: Float>(out: &mut Buf<F>, gate_up: &Buf<F>, f: usize)
 }
 
 pub(super) fn swiglu_bwd<F: Float>(dgate_up: &mut Buf<F>, dout: &Buf<F>, gate_up: &Buf<F>, f: usize) -> Result<()> {
-    let t = dout.len() / f.max(1);
-    extent::<Cpu<F>, F>("swiglu_bwd: dout", dout, t * f)?;
-    extent::<Cpu<F>, F>("swiglu_bwd: gate_up", gate_up, t * 2 * f)?;
-    extent::<Cpu<F>, F>("swiglu_bwd: dgate_up", dgate_up, t * 2 * f)?;
+    check::swiglu_bwd::<Cpu<F>>(dgate_up, dout, gate_up, f)?;
     parallel::rows(dgate_up, 2 * f, |first, dgate_up| {
         dispatch(
             #[inline(always)]

@@ -4,7 +4,7 @@ use super::matmul::{Mat, Out, matmul};
 use super::memory::{Buf, check_ids};
 use super::simd::{dispatch, dot, exp_sums, max};
 use super::{Cpu, Float, parallel};
-use crate::device::extent;
+use crate::device::check;
 use crate::error::Result;
 
 /// Tokens and vocabulary of a tile of logits: 4 MiB in f32, and the head is read once for so many tokens.
@@ -58,12 +58,7 @@ pub(super) fn linear_logprob_fwd<F: Float>(
     scale: f32,
     (t, c, v): (usize, usize, usize),
 ) -> Result<()> {
-    extent::<Cpu<F>, F>("linear_logprob_fwd: logprob", logprob, t)?;
-    extent::<Cpu<F>, F>("linear_logprob_fwd: lse", lse, t)?;
-    extent::<Cpu<F>, F>("linear_logprob_fwd: entropy", entropy, t)?;
-    extent::<Cpu<F>, F>("linear_logprob_fwd: x", x, t * c)?;
-    extent::<Cpu<F>, F>("linear_logprob_fwd: head", head, v * c)?;
-    extent::<Cpu<F>, u32>("linear_logprob_fwd: targets", targets, t)?;
+    check::linear_logprob_fwd::<Cpu<F>>(logprob, lse, entropy, x, head, targets, (t, c, v))?;
     check_ids("linear_logprob_fwd: targets", targets, v, "tokens in the vocabulary")?;
     let mut tile = vec![F::ZERO; TOKENS.min(t) * VOCABULARY.min(v)];
     for i in (0..t).step_by(TOKENS) {
@@ -106,15 +101,7 @@ pub(super) fn linear_logprob_bwd<F: Float>(
     scale: f32,
     (t, c, v): (usize, usize, usize),
 ) -> Result<()> {
-    extent::<Cpu<F>, F>("linear_logprob_bwd: dx", dx, t * c)?;
-    extent::<Cpu<F>, F>("linear_logprob_bwd: dlogprob", dlogprob, t)?;
-    extent::<Cpu<F>, F>("linear_logprob_bwd: lse", lse, t)?;
-    extent::<Cpu<F>, F>("linear_logprob_bwd: x", x, t * c)?;
-    extent::<Cpu<F>, F>("linear_logprob_bwd: head", head, v * c)?;
-    extent::<Cpu<F>, u32>("linear_logprob_bwd: targets", targets, t)?;
-    if let Some(dhead) = &dhead {
-        extent::<Cpu<F>, F>("linear_logprob_bwd: dhead", dhead, v * c)?;
-    }
+    check::linear_logprob_bwd::<Cpu<F>>(dx, dhead.as_deref(), dlogprob, lse, x, head, targets, (t, c, v))?;
     check_ids("linear_logprob_bwd: targets", targets, v, "tokens in the vocabulary")?;
     let scale = F::of(f64::from(scale));
     let mut tile = vec![F::ZERO; TOKENS.min(t) * VOCABULARY.min(v)];
@@ -153,16 +140,13 @@ pub(super) fn linear_logprob_bwd<F: Float>(
 }
 
 pub(super) fn logits<F: Float>(out: &mut Buf<F>, x: &Buf<F>, head: &Buf<F>, (b, c, v): (usize, usize, usize)) -> Result<()> {
-    extent::<Cpu<F>, F>("logits: out", out, b * v)?;
-    extent::<Cpu<F>, F>("logits: x", x, b * c)?;
-    extent::<Cpu<F>, F>("logits: head", head, v * c)?;
+    check::logits::<Cpu<F>>(out, x, head, (b, c, v))?;
     logits_tile(out, x, head, F::ONE, (b, v, c));
     Ok(())
 }
 
 pub(super) fn scalar_head_fwd<F: Float>(out: &mut Buf<F>, x: &Buf<F>, weight: &Buf<F>, c: usize) -> Result<()> {
-    extent::<Cpu<F>, F>("scalar_head_fwd: x", x, out.len() * c)?;
-    extent::<Cpu<F>, F>("scalar_head_fwd: weight", weight, c)?;
+    check::scalar_head_fwd::<Cpu<F>>(out, x, weight, c)?;
     for (out, x) in out.iter_mut().zip(x.chunks_exact(c.max(1))) {
         *out = dispatch(
             #[inline(always)]
@@ -180,11 +164,8 @@ pub(super) fn scalar_head_bwd<F: Float>(
     weight: &Buf<F>,
     c: usize,
 ) -> Result<()> {
-    extent::<Cpu<F>, F>("scalar_head_bwd: dx", dx, dout.len() * c)?;
-    extent::<Cpu<F>, F>("scalar_head_bwd: x", x, dout.len() * c)?;
-    extent::<Cpu<F>, F>("scalar_head_bwd: weight", weight, c)?;
+    check::scalar_head_bwd::<Cpu<F>>(dx, dweight.as_deref(), dout, x, weight, c)?;
     if let Some(dweight) = dweight {
-        extent::<Cpu<F>, F>("scalar_head_bwd: dweight", dweight, c)?;
         parallel::add_columns(dweight, x, |i, _, x| dout[i] * x);
     }
     for (dx, &d) in dx.chunks_exact_mut(c.max(1)).zip(&dout[..]) {

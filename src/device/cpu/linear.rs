@@ -5,36 +5,12 @@ use rayon::prelude::*;
 use super::matmul::{Mat, Out, matmul};
 use super::memory::Buf;
 use super::{Cpu, Float, parallel};
-use crate::device::{Branch, Dropout, extent};
-use crate::error::{Error, Result};
+use crate::device::{Branch, Dropout, check};
+use crate::error::Result;
 use crate::rng;
 
 /// Tokens that a branch takes at a time: with dropout, so many rows of its input exist as a copy.
 const TOKENS: usize = 64;
-
-fn check<F: Float>(
-    op: &str,
-    x: &Buf<F>,
-    w: &Buf<F>,
-    z: &[Buf<F>],
-    branches: &[Branch<'_, Cpu<F>>],
-    (t, n, k): (usize, usize, usize),
-) -> Result<()> {
-    extent::<Cpu<F>, F>(&format!("{op}: x"), x, t * k)?;
-    extent::<Cpu<F>, F>(&format!("{op}: w"), w, n * k)?;
-    if z.len() != branches.len() {
-        return Err(Error::Extent { what: format!("{op}: z"), want: branches.len(), got: z.len() });
-    }
-    for (i, (branch, z)) in branches.iter().zip(z).enumerate() {
-        extent::<Cpu<F>, F>(&format!("{op}: branches[{i}].a"), branch.a, branch.r * k)?;
-        extent::<Cpu<F>, F>(&format!("{op}: branches[{i}].b"), branch.b, branch.n * branch.r)?;
-        extent::<Cpu<F>, F>(&format!("{op}: z[{i}]"), z, t * branch.r)?;
-        if branch.column + branch.n > n {
-            return Err(Error::Extent { what: format!("{op}: branches[{i}].column"), want: n, got: branch.column + branch.n });
-        }
-    }
-    Ok(())
-}
 
 /// What elements `first..` of the input of branch `stream` are multiplied by: 0 or `1 / (1 - p)`.
 fn fill_mask<F: Float>(mask: &mut [F], first: usize, dropout: Dropout, stream: u32) {
@@ -70,10 +46,8 @@ pub(super) fn lora_linear_fwd<F: Float>(
     dropout: Option<Dropout>,
     (t, n, k): (usize, usize, usize),
 ) -> Result<()> {
-    check("lora_linear_fwd", x, w, z, branches, (t, n, k))?;
-    extent::<Cpu<F>, F>("lora_linear_fwd: out", out, t * n)?;
+    check::lora_linear_fwd::<Cpu<F>>(out, z, x, w, bias, branches, (t, n, k))?;
     if let Some(bias) = bias {
-        extent::<Cpu<F>, F>("lora_linear_fwd: bias", bias, n)?;
         parallel::rows(out, n, |_, out| out.chunks_exact_mut(n.max(1)).for_each(|row| row.copy_from_slice(bias)));
     }
     let product = Out { data: out, stride: n, add: bias.is_some() };
@@ -121,24 +95,8 @@ pub(super) fn lora_linear_bwd<F: Float>(
     dropout: Option<Dropout>,
     (t, n, k): (usize, usize, usize),
 ) -> Result<()> {
-    check("lora_linear_bwd", x, w, z, branches, (t, n, k))?;
-    extent::<Cpu<F>, F>("lora_linear_bwd: dout", dout, t * n)?;
-    if !dbranches.is_empty() {
-        if dbranches.len() != 2 * branches.len() {
-            let (want, got) = (2 * branches.len(), dbranches.len());
-            return Err(Error::Extent { what: "lora_linear_bwd: dbranches".into(), want, got });
-        }
-        for (i, branch) in branches.iter().enumerate() {
-            extent::<Cpu<F>, F>(&format!("lora_linear_bwd: dbranches[{}]", 2 * i), dbranches[2 * i], branch.r * k)?;
-            extent::<Cpu<F>, F>(
-                &format!("lora_linear_bwd: dbranches[{}]", 2 * i + 1),
-                dbranches[2 * i + 1],
-                branch.n * branch.r,
-            )?;
-        }
-    }
+    check::lora_linear_bwd::<Cpu<F>>(dx.as_ref().map(|(dx, _)| &**dx), dbranches, dout, z, x, w, branches, (t, n, k))?;
     if let Some((dx, accumulate)) = &mut dx {
-        extent::<Cpu<F>, F>("lora_linear_bwd: dx", dx, t * k)?;
         let product = Out { data: dx, stride: k, add: *accumulate };
         matmul(product, F::ONE, Mat::new(dout, n), Mat::new(w, k), (t, k, n), true);
     }
@@ -224,12 +182,7 @@ pub(super) fn linear_dweight<F: Float>(
     x: &Buf<F>,
     (t, n, k): (usize, usize, usize),
 ) -> Result<()> {
-    extent::<Cpu<F>, F>("linear_dweight: dw", dw, n * k)?;
-    extent::<Cpu<F>, F>("linear_dweight: dout", dout, t * n)?;
-    extent::<Cpu<F>, F>("linear_dweight: x", x, t * k)?;
-    if let Some(dbias) = &dbias {
-        extent::<Cpu<F>, F>("linear_dweight: dbias", dbias, n)?;
-    }
+    check::linear_dweight::<Cpu<F>>(dw, dbias.as_deref(), dout, x, (t, n, k))?;
     matmul(Out { data: dw, stride: k, add: true }, F::ONE, Mat::new(dout, n).t(), Mat::new(x, k), (n, k, t), true);
     if let Some(dbias) = dbias {
         parallel::add_columns(dbias, dout, |_, _, d| d);

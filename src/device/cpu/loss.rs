@@ -3,8 +3,8 @@
 use rayon::prelude::*;
 
 use super::memory::Buf;
-use super::{Cpu, Float, check_bounds, parallel};
-use crate::device::{Bounds, PPO_STATS, extent};
+use super::{Cpu, Float, parallel};
+use crate::device::{Bounds, PPO_STATS, check};
 use crate::error::Result;
 
 /// Where the log-ratio of PPO is clamped.
@@ -23,11 +23,7 @@ pub(super) fn ppo_clip<F: Float>(
     clip: f32,
     norm: f64,
 ) -> Result<()> {
-    let t = logprob.len();
-    extent::<Cpu<F>, F>("ppo_clip: dlogprob", dlogprob, t)?;
-    extent::<Cpu<F>, F>("ppo_clip: stats", stats, PPO_STATS)?;
-    extent::<Cpu<F>, F>("ppo_clip: old", old, t)?;
-    extent::<Cpu<F>, F>("ppo_clip: advantage", advantage, t)?;
+    let t = check::ppo_clip::<Cpu<F>>(dlogprob, stats, logprob, old, advantage)?;
     let clip = f64::from(clip);
     let mut sums = [0.0; PPO_STATS];
     for i in 0..t {
@@ -54,11 +50,7 @@ pub(super) fn value_clip<F: Float>(
     clip: f32,
     norm: f64,
 ) -> Result<()> {
-    let t = value.len();
-    extent::<Cpu<F>, F>("value_clip: dvalue", dvalue, t)?;
-    extent::<Cpu<F>, F>("value_clip: stats", stats, 2)?;
-    extent::<Cpu<F>, F>("value_clip: old", old, t)?;
-    extent::<Cpu<F>, F>("value_clip: returns", returns, t)?;
+    let t = check::value_clip::<Cpu<F>>(dvalue, stats, value, old, returns)?;
     let clip = f64::from(clip);
     let mut sums = [0.0; 2];
     for i in 0..t {
@@ -84,11 +76,7 @@ pub(super) fn gae<F: Float>(
     gamma: f32,
     lambda: f32,
 ) -> Result<()> {
-    let t = value.len();
-    extent::<Cpu<F>, F>("gae: advantage", advantage, t)?;
-    extent::<Cpu<F>, F>("gae: returns", returns, t)?;
-    extent::<Cpu<F>, F>("gae: reward", reward, t)?;
-    check_bounds("gae", bounds, t)?;
+    check::gae::<Cpu<F>>(advantage, returns, reward, value, bounds)?;
     advantage.fill(F::ZERO);
     returns.fill(F::ZERO);
     let (gamma, lambda) = (f64::from(gamma), f64::from(lambda));
@@ -118,9 +106,7 @@ pub(super) fn bradley_terry<F: Float>(
     labels: &Buf<F>,
     norm: f64,
 ) -> Result<()> {
-    extent::<Cpu<F>, F>("bradley_terry: dscores", dscores, 2 * labels.len())?;
-    extent::<Cpu<F>, F>("bradley_terry: stats", stats, 2)?;
-    extent::<Cpu<F>, F>("bradley_terry: scores", scores, 2 * labels.len())?;
+    check::bradley_terry::<Cpu<F>>(dscores, stats, scores, labels)?;
     let mut sums = [0.0; 2];
     for ((dpair, pair), label) in dscores.chunks_exact_mut(2).zip(scores.chunks_exact(2)).zip(&labels[..]) {
         let (d, label) = (pair[0].f64() - pair[1].f64(), label.f64());

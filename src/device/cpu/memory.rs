@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use rayon::prelude::*;
 
 use super::{Cpu, Float, parallel};
-use crate::device::{Elem, Real, extent};
+use crate::device::{Elem, Real, check, extent};
 use crate::error::{Error, Result};
 
 /// Bytes that live buffers hold, and the most they ever held.
@@ -58,13 +58,8 @@ impl<T> DerefMut for Buf<T> {
     }
 }
 
-pub(super) fn copy<T: Elem>(dst: &mut Buf<T>, dst_at: usize, src: &Buf<T>, src_at: usize, len: usize) -> Result<()> {
-    let fits = |what: &str, have: usize, at: usize| match at.checked_add(len) {
-        Some(end) if end <= have => Ok(()),
-        end => Err(Error::Extent { what: what.to_string(), want: end.unwrap_or(usize::MAX), got: have }),
-    };
-    fits("copy: dst", dst.len(), dst_at)?;
-    fits("copy: src", src.len(), src_at)?;
+pub(super) fn copy<F: Float, T: Elem>(dst: &mut Buf<T>, dst_at: usize, src: &Buf<T>, src_at: usize, len: usize) -> Result<()> {
+    check::copy::<Cpu<F>, T>(dst, dst_at, src, src_at, len)?;
     dst[dst_at..dst_at + len].copy_from_slice(&src[src_at..src_at + len]);
     Ok(())
 }
@@ -77,7 +72,7 @@ pub(super) fn cast<F: Float, S: Real, T: Real>(dst: &mut Buf<T>, src: &Buf<S>) -
 }
 
 pub(super) fn gather_rows<F: Float, T: Elem>(out: &mut Buf<T>, inp: &Buf<T>, rows: &Buf<u32>, c: usize) -> Result<()> {
-    extent::<Cpu<F>, T>("gather_rows: out", out, rows.len() * c)?;
+    check::gather_rows::<Cpu<F>, T>(out, rows, c)?;
     check_ids("gather_rows: rows", rows, inp.len() / c.max(1), "rows")?;
     parallel::rows(out, c, |first, out| {
         for (out, &row) in out.chunks_exact_mut(c.max(1)).zip(&rows[first..]) {
@@ -88,7 +83,7 @@ pub(super) fn gather_rows<F: Float, T: Elem>(out: &mut Buf<T>, inp: &Buf<T>, row
 }
 
 pub(super) fn scatter_rows<F: Float, T: Elem>(out: &mut Buf<T>, inp: &Buf<T>, rows: &Buf<u32>, c: usize) -> Result<()> {
-    extent::<Cpu<F>, T>("scatter_rows: inp", inp, rows.len() * c)?;
+    check::scatter_rows::<Cpu<F>, T>(inp, rows, c)?;
     check_ids("scatter_rows: rows", rows, out.len() / c.max(1), "rows")?;
     out.fill(T::default());
     for (inp, &row) in inp.chunks_exact(c.max(1)).zip(&rows[..]) {

@@ -5,13 +5,11 @@ use rayon::prelude::*;
 use super::memory::Buf;
 use super::simd::dispatch;
 use super::{Cpu, Float, loss, parallel};
-use crate::device::{AdamW, extent};
-use crate::error::{Error, Result};
+use crate::device::{AdamW, check};
+use crate::error::Result;
 
 pub(super) fn sum_squares<F: Float>(out: &mut Buf<F>, at: usize, x: &Buf<F>) -> Result<()> {
-    if at >= out.len() {
-        return Err(Error::Extent { what: "sum_squares: out".into(), want: at + 1, got: out.len() });
-    }
+    check::element::<Cpu<F>>("sum_squares: out", out, at)?;
     out[at] = F::of(loss::sum(x, |x| x * x));
     Ok(())
 }
@@ -24,11 +22,7 @@ pub(super) fn adamw<F: Float>(
     grad: &Buf<F>,
     hyper: AdamW,
 ) -> Result<()> {
-    let n = grad.len();
-    extent::<Cpu<F>, F>("adamw: param", param, n)?;
-    extent::<Cpu<F>, F>("adamw: master", master, n)?;
-    extent::<Cpu<F>, F>("adamw: m", m, n)?;
-    extent::<Cpu<F>, F>("adamw: v", v, n)?;
+    check::adamw::<Cpu<F>>(param, master, m, v, grad)?;
     let AdamW { lr, beta1, beta2, eps, weight_decay, step, grad_scale } = hyper;
     let correction = |beta: f64| 1.0 - beta.powf(step as f64);
     let rate = F::of(lr / correction(beta1));

@@ -7,8 +7,8 @@ use rayon::prelude::*;
 use super::memory::Buf;
 use super::simd::{dispatch, map_sum, max};
 use super::{Cpu, Float};
-use crate::device::{Sampling, extent};
-use crate::error::{Error, Result};
+use crate::device::{Sampling, check};
+use crate::error::Result;
 
 pub(super) fn sample<F: Float>(
     ids: &mut Buf<u32>,
@@ -18,13 +18,7 @@ pub(super) fn sample<F: Float>(
     sampling: Sampling,
     v: usize,
 ) -> Result<()> {
-    let b = ids.len();
-    extent::<Cpu<F>, F>("sample: logprob", logprob, b)?;
-    extent::<Cpu<F>, F>("sample: logits", logits, b * v)?;
-    extent::<Cpu<F>, f32>("sample: draws", draws, b)?;
-    if v == 0 && b > 0 {
-        return Err(Error::input("sample: v", "an empty vocabulary"));
-    }
+    check::sample::<Cpu<F>>(ids, logprob, logits, draws, v)?;
     let rows = logits.par_chunks_exact(v.max(1)).zip(&draws[..]);
     ids.par_iter_mut().zip(&mut logprob[..]).zip(rows).for_each(|((id, logprob), (logits, &draw))| {
         (*id, *logprob) = one(logits, draw, sampling);
