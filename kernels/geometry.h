@@ -1,0 +1,96 @@
+// Launch constants that kernels and their launchers share. build.rs turns each line into a Rust `pub const NAME: u32`, so a
+// value is integer literals and names above it under + - * only.
+
+// What kind of argument was out of range, in fault[0]; 0 is none.
+#define FAULT_GATHER_ROWS 1
+#define FAULT_SCATTER_ROWS 2
+#define FAULT_EMBED_FWD 3
+#define FAULT_EMBED_BWD 4
+#define FAULT_CACHE_WRITE_SLOT 5
+#define FAULT_CACHE_WRITE_POSITION 6
+#define FAULT_DECODE_SLOT 7
+#define FAULT_DECODE_LENGTH 8
+#define FAULT_TARGET 9
+
+// ---- rows.cu: warps of a block, bytes of a row that a warp copies; the types of `cast` ----
+#define ROWS_WARPS 8
+#define ROWS_THREADS ROWS_WARPS * 32
+#define ROWS_BYTES 2048
+#define CAST_F32 0
+#define CAST_F64 1
+#define CAST_F16 2
+#define CAST_BF16 3
+
+// ---- flat kernels of rows.cu, losses.cu, optim.cu: elements of a block, 8 a thread ----
+#define ELEMENTWISE_THREADS 256
+#define ELEMENTWISE_SPAN ELEMENTWISE_THREADS * 8
+
+// ---- embed.cu: a warp takes so many columns of a token; backward, a block takes so many of an id ----
+#define EMBED_WARPS 8
+#define EMBED_THREADS EMBED_WARPS * 32
+#define EMBED_COLUMNS 1024
+#define EMBED_BWD_THREADS 128
+#define EMBED_BWD_COLUMNS EMBED_BWD_THREADS * 8
+
+// ---- rmsnorm.cu: a block takes a row ----
+#define RMSNORM_THREADS 128
+
+// ---- sums over rows (rmsnorm_dweight, scalar_head_dweight): columns that a block owns ----
+#define COLUMN_SUM_THREADS 1024
+#define COLUMN_SUM_COLUMNS 32
+
+// ---- rope.cu: a block takes a token, so many angles at a time ----
+#define ROPE_THREADS 128
+#define ROPE_ANGLES 128
+
+// ---- swiglu.cu: columns of a row that a block takes, 8 a thread ----
+#define SWIGLU_THREADS 256
+#define SWIGLU_COLUMNS SWIGLU_THREADS * 8
+
+// ---- losses.cu: one block sums statistics; gae takes a sequence a block, tokens of a chunk 4 a thread ----
+#define LOSS_THREADS 512
+#define GAE_THREADS 256
+
+// ---- optim.cu ----
+#define SUM_SQUARES_THREADS 256
+
+// ---- scalar_head.cu: tokens of a block, a warp each; columns of a row that a block of backward takes, 8 a thread ----
+#define SCALAR_HEAD_WARPS 8
+#define SCALAR_HEAD_THREADS SCALAR_HEAD_WARPS * 32
+#define SCALAR_HEAD_COLUMNS SCALAR_HEAD_THREADS * 8
+
+// ---- sample.cu: a block takes a row of logits ----
+#define SAMPLE_THREADS 512
+
+// ---- attention_fwd.cu, attention_bwd.cu: a tile is ATTENTION_ROWS rows of the kernel's width and a padding of 8 elements; dynamic
+// shared memory is _ACTS elements of act, and _FLOATS floats after them ----
+#define ATTENTION_THREADS 128
+#define ATTENTION_ROWS 64
+#define ATTENTION_PAD 8
+#define ATTENTION_FWD_D64_ACTS 3 * ATTENTION_ROWS * 72
+#define ATTENTION_FWD_D128_ACTS 3 * ATTENTION_ROWS * 136
+#define ATTENTION_BWD_D64_ACTS 4 * ATTENTION_ROWS * 72
+#define ATTENTION_BWD_D128_ACTS 4 * ATTENTION_ROWS * 136
+#define ATTENTION_BWD_DKV_FLOATS 2 * ATTENTION_ROWS
+// Rows of a head that a block of attention_delta takes, 8 threads a row.
+#define ATTENTION_DELTA_ROWS 32
+#define ATTENTION_DELTA_THREADS ATTENTION_DELTA_ROWS * 8
+
+// ---- decode.cu: query heads that share one reading of the cache; keys that make a split worth a block ----
+#define CACHE_WRITE_THREADS 128
+#define DECODE_THREADS 128
+#define DECODE_HEADS 8
+#define DECODE_SPLIT_KEYS 256
+#define DECODE_COMBINE_THREADS 128
+
+// ---- lora.cu: tokens of a block that multiplies by a; the tile of a block that adds to rows; columns of a block that sums tokens ----
+#define LORA_THREADS 256
+#define LORA_ROWS 16
+#define LORA_TILE_TOKENS 64
+#define LORA_TILE_COLUMNS 128
+#define LORA_SUM_COLUMNS 32
+#define LORA_SUM_RANKS 8
+
+// ---- logprob.cu: a block takes a row, or columns of a row, 8 a thread ----
+#define LOGPROB_THREADS 256
+#define LOGPROB_COLUMNS LOGPROB_THREADS * 8
