@@ -1,4 +1,7 @@
-//! How fast a machine trains and decodes: the same code that the stages run, on random tokens.
+//! How fast a machine trains and decodes: the same code that the stages run, on random tokens. And how fast each operator is.
+
+pub mod kernels;
+mod measure;
 
 use std::path::Path;
 use std::time::Instant;
@@ -73,8 +76,9 @@ pub fn sft<D: Device>(device: &D, folder: &Path, batch: usize, seq: usize, steps
     let norm = 1.0 / (batch * seq.saturating_sub(1)).max(1) as f64;
     let mut step = |index| -> Result<()> {
         grads.clear(device)?;
-        task.micro(device, &records, norm, index, &mut grads)?;
-        optimizer.step(device, &mut task.params(), &grads, 1e-5).map(drop)
+        let loss = task.micro(device, &records, norm, index, &mut grads)?;
+        let (squares, _) = optimizer.measure(device, &grads, &[loss])?;
+        optimizer.update(device, &mut task.params(), &grads, squares.norm(&grads)?, 1e-5)
     };
     step(0)?;
     let started = Instant::now();

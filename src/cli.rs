@@ -2,6 +2,7 @@
 
 mod bench;
 mod check;
+mod device;
 mod generate;
 mod later;
 mod run;

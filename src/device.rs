@@ -12,12 +12,15 @@
 //!
 //! Every operator checks its extents and returns [`Error::Extent`] naming operator and argument. Zero tokens are legal.
 
+mod check;
 pub mod cpu;
+pub mod cuda;
 
 use std::fmt::Debug;
 
 use crate::error::{Error, Result};
 pub use cpu::Cpu;
+pub use cuda::Cuda;
 
 /// What a buffer may hold.
 pub trait Elem: bytemuck::Pod + Default + PartialEq + Debug + Send + Sync {
@@ -196,10 +199,20 @@ pub trait Device: Sized + Send + Sync + 'static {
 
     /// `len` zeros.
     fn zeros<T: Elem>(&self, len: usize) -> Result<Self::Buf<T>>;
+    /// `len` elements of any value, for an operator that sets them all.
+    fn empty<T: Elem>(&self, len: usize) -> Result<Self::Buf<T>>;
     /// A copy of host memory.
     fn upload<T: Elem>(&self, host: &[T]) -> Result<Self::Buf<T>>;
     /// A copy in host memory; waits for the device.
     fn download<T: Elem>(&self, buf: &Self::Buf<T>) -> Result<Vec<T>>;
+    /// Copies of several buffers, for one wait.
+    fn download_many<T: Elem>(&self, bufs: &[&Self::Buf<T>]) -> Result<Vec<Vec<T>>> {
+        bufs.iter().map(|buf| self.download(buf)).collect()
+    }
+    /// Copies of two buffers of two types, for one wait.
+    fn download_both<T: Elem, U: Elem>(&self, a: &Self::Buf<T>, b: &Self::Buf<U>) -> Result<(Vec<T>, Vec<U>)> {
+        Ok((self.download(a)?, self.download(b)?))
+    }
     /// Elements of a buffer.
     fn len<T: Elem>(buf: &Self::Buf<T>) -> usize;
     /// `dst[dst_at..][..len] = src[src_at..][..len]`.

@@ -47,6 +47,13 @@ pub enum Error {
         /// Elements the buffer has.
         got: usize,
     },
+    /// The GPU, its driver or one of its libraries failed. Memory that ran out says what was asked for and what there was.
+    Device {
+        /// The kernel or the call: `attention_fwd_d128`, `cuMemAlloc`.
+        what: String,
+        /// What the driver said.
+        cause: String,
+    },
     /// The user asked to stop; state was saved.
     Interrupted,
 }
@@ -93,6 +100,7 @@ impl fmt::Display for Error {
                 write!(f, "{at}: {what} is not finite; the batch held {}", records.join(", "))
             }
             Error::Extent { what, want, got } => write!(f, "{what}: {want} elements expected, {got} given"),
+            Error::Device { what, cause } => write!(f, "{what}: {cause}"),
             Error::Interrupted => f.write_str("interrupted; what was done is saved"),
         }
     }

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use repairity::device::{Cpu, Device, Sampling};
+use repairity::device::{Device, Sampling};
 use repairity::error::{Error, Result};
 use repairity::generate::{self, Request, Settings};
 use repairity::model::{Adapter, Decoder};
@@ -15,6 +15,7 @@ use repairity::telemetry::{Progress, interrupt};
 use repairity::tokenizer::Tokenizer;
 use serde_json::{Map, Value, json};
 
+use super::device::{DeviceArgs, on};
 use super::print_lines;
 
 /// The arguments of `generate`.
@@ -54,6 +55,8 @@ pub struct Args {
     /// The random stream
     #[arg(long, value_name = "S", default_value_t = 17)]
     seed: u64,
+    #[command(flatten)]
+    device: DeviceArgs,
 }
 
 type Line = Map<String, Value>;
@@ -73,7 +76,7 @@ impl Args {
             (Some(path), _) => read_jsonl(path)?,
             (None, prompt) => vec![Map::from_iter([("prompt".to_string(), json!(prompt))])],
         };
-        let answers = self.generate(&Cpu::<f32>::new(), lines)?;
+        let answers = on!(self.device.open()?, device => self.generate(&device, lines))?;
         match (&self.output, &self.input) {
             (Some(path), _) => write_jsonl(path, &answers)?,
             (None, Some(_)) => print_lines(answers.iter().map(|line| json!(line).to_string()))?,

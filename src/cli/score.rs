@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use repairity::device::{Cpu, Device};
+use repairity::device::Device;
 use repairity::error::{Error, Result};
 use repairity::loss::ppo::ScoreScale;
 use repairity::model::{Adapter, Config, Decoder};
@@ -13,6 +13,7 @@ use repairity::score::{self, RewardModel};
 use repairity::tokenizer::Tokenizer;
 use serde_json::{Map, Value, json};
 
+use super::device::{DeviceArgs, on};
 use super::print_lines;
 
 /// The arguments of `score`.
@@ -30,6 +31,8 @@ pub struct Args {
     /// Where the scored lines go; left out, standard output
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
+    #[command(flatten)]
+    device: DeviceArgs,
 }
 
 type Line = Map<String, Value>;
@@ -80,7 +83,7 @@ impl Args {
         let mut lines: Vec<Line> = read_jsonl(&self.input)?;
         let asked =
             lines.iter().enumerate().map(|(i, line)| Asked::read(&self.input, i + 1, line)).collect::<Result<Vec<_>>>()?;
-        self.score(&Cpu::<f32>::new(), &asked, &mut lines)?;
+        on!(self.device.open()?, device => self.score(&device, &asked, &mut lines))?;
         match &self.output {
             Some(path) => write_jsonl(path, &lines)?,
             None => print_lines(lines.iter().map(|line| json!(line).to_string()))?,

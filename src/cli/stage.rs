@@ -5,14 +5,15 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use repairity::device::{Cpu, Device};
+use repairity::device::Device;
 use repairity::error::{Error, Result};
-use repairity::recipe::{DeviceChoice, Recipe, Train};
+use repairity::recipe::{Recipe, Train};
 use repairity::run::{Runner, STAGES, StageSpec};
 use repairity::stage::{self, Files};
 use serde_json::json;
 
 use super::RecipeArgs;
+use super::device::{self, on};
 
 /// The arguments of every stage.
 #[derive(Debug, clap::Args)]
@@ -36,9 +37,6 @@ impl Args {
 
 /// Runs the stages from `from` to `until` that are not done already.
 pub fn run(recipe: &Recipe, fresh: bool, from: Option<&str>, until: Option<&str>) -> anyhow::Result<ExitCode> {
-    if recipe.device == DeviceChoice::Cuda {
-        return Err(super::not_yet("device = \"cuda\""));
-    }
     // A recipe that only makes a base model has nothing else to do.
     let only_pretrain = recipe.pretrain.is_some();
     let wanted = |name: &&str| (*name == "pretrain") == only_pretrain;
@@ -46,17 +44,21 @@ pub fn run(recipe: &Recipe, fresh: bool, from: Option<&str>, until: Option<&str>
     let last = STAGES.iter().position(|name| until == Some(*name)).unwrap_or(STAGES.len() - 1);
     let names: Vec<&'static str> = STAGES[first..=last].iter().copied().filter(wanted).collect();
     ready(recipe, &names)?;
-    let device = Cpu::<f32>::new();
-    let mut runner = Runner::open(recipe, fresh)?.between(from, until)?;
-    runner.set_device(device.name());
-    for name in STAGES.into_iter().filter(wanted) {
-        runner.stage(&spec(name, recipe), || body(name, &device, recipe))?;
-    }
+    let runner = Runner::open(recipe, fresh)?.between(from, until)?;
+    on!(device::open(recipe.device)?, device => stages(runner, &device, recipe, wanted))?;
     if !only_pretrain && until.is_none_or(|until| until == "report") {
         let report = std::fs::read(Files::of(recipe).report())?;
         std::io::stdout().write_all(&report)?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn stages<D: Device>(mut runner: Runner, device: &D, recipe: &Recipe, wanted: impl Fn(&&str) -> bool) -> Result<()> {
+    runner.set_device(device.name());
+    for name in STAGES.into_iter().filter(wanted) {
+        runner.stage(&spec(name, recipe), || body(name, device, recipe))?;
+    }
+    Ok(())
 }
 
 /// What stages read that no stage writes has to be there before the first one starts, and a teacher that will be asked has to have

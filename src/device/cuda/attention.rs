@@ -1,0 +1,77 @@
+//! Launches of kernels/attention_fwd.cu and kernels/attention_bwd.cu.
+
+use super::driver::Grid;
+use super::{Act, Buf, Cuda, check, kernel};
+use crate::device::{Bounds, Device, Heads};
+use crate::error::{Error, Result};
+
+/// The widest head that kernels exist for.
+const WIDEST: usize = 128;
+
+fn supported(op: &str, heads: Heads) -> Result<()> {
+    match heads.dim <= WIDEST {
+        true => Ok(()),
+        false => {
+            Err(Error::input(format!("{op}: heads"), format!("{} columns a head, where kernels take up to {WIDEST}", heads.dim)))
+        }
+    }
+}
+
+fn score_scale(heads: Heads) -> f32 {
+    (1.0 / (heads.dim as f64).sqrt()) as f32
+}
+
+/// Tiles of rows over all sequences, and of the tokens past the last one.
+fn tiles<A: Act>(bounds: &Bounds<Cuda<A>>, t: usize) -> usize {
+    let rows = kernel::ATTENTION_ROWS as usize;
+    let of_sequences: usize = bounds.host.windows(2).map(|pair| ((pair[1] - pair[0]) as usize).div_ceil(rows)).sum();
+    of_sequences + (t - bounds.total()).div_ceil(rows)
+}
+
+pub(super) fn attention_fwd<A: Act>(
+    cuda: &Cuda<A>,
+    out: &mut Buf<A>,
+    lse: &mut Buf<f32>,
+    qkv: &Buf<A>,
+    bounds: &Bounds<Cuda<A>>,
+    heads: Heads,
+    t: usize,
+) -> Result<()> {
+    check::attention_fwd::<Cuda<A>>(out, lse, qkv, bounds, heads, t)?;
+    supported("attention_fwd", heads)?;
+    let narrow = heads.dim <= 64;
+    let acts = if narrow { kernel::ATTENTION_FWD_D64_ACTS } else { kernel::ATTENTION_FWD_D128_ACTS };
+    let grid = Grid::xy(tiles(bounds, t), heads.q).with_shared(acts as usize * size_of::<A>());
+    let launch = if narrow { kernel::attention_fwd_d64 } else { kernel::attention_fwd_d128 };
+    let [sequences, t, q, kv, dim] = [bounds.count(), t, heads.q, heads.kv, heads.dim].map(|x| x as i32);
+    launch(cuda, grid, out, lse, qkv, &bounds.device, sequences, t, q, kv, dim, score_scale(heads))
+}
+
+pub(super) fn attention_bwd<A: Act>(
+    cuda: &Cuda<A>,
+    dqkv: &mut Buf<A>,
+    dout: &Buf<A>,
+    out: &Buf<A>,
+    lse: &Buf<f32>,
+    qkv: &Buf<A>,
+    bounds: &Bounds<Cuda<A>>,
+    heads: Heads,
+    t: usize,
+) -> Result<()> {
+    check::attention_bwd::<Cuda<A>>(dqkv, dout, out, lse, qkv, bounds, heads, t)?;
+    supported("attention_bwd", heads)?;
+    let mut delta = cuda.empty(heads.q * t)?;
+    let [sequences, tokens, q, kv, dim] = [bounds.count(), t, heads.q, heads.kv, heads.dim].map(|x| x as i32);
+    let rows = Grid::x((t * heads.q).div_ceil(kernel::ATTENTION_DELTA_ROWS as usize));
+    kernel::attention_delta(cuda, rows, &mut delta, dout, out, tokens, q, dim)?;
+
+    let narrow = heads.dim <= 64;
+    let acts = if narrow { kernel::ATTENTION_BWD_D64_ACTS } else { kernel::ATTENTION_BWD_D128_ACTS };
+    let (tiles, shared, scale) = (tiles(bounds, t), acts as usize * size_of::<A>(), score_scale(heads));
+    let of_queries = if narrow { kernel::attention_bwd_dq_d64 } else { kernel::attention_bwd_dq_d128 };
+    let grid = Grid::xy(tiles, heads.q).with_shared(shared);
+    of_queries(cuda, grid, dqkv, dout, lse, &delta, qkv, &bounds.device, sequences, tokens, q, kv, dim, scale)?;
+    let of_keys = if narrow { kernel::attention_bwd_dkv_d64 } else { kernel::attention_bwd_dkv_d128 };
+    let grid = Grid::xy(tiles, heads.kv).with_shared(shared + kernel::ATTENTION_BWD_DKV_FLOATS as usize * size_of::<f32>());
+    of_keys(cuda, grid, dqkv, dout, lse, &delta, qkv, &bounds.device, sequences, tokens, q, kv, dim, scale)
+}

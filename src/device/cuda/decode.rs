@@ -1,0 +1,77 @@
+//! Launches of kernels/decode.cu.
+
+use super::driver::Grid;
+use super::{Act, Buf, Cuda, check, kernel};
+use crate::device::{Device, Heads};
+use crate::error::{Error, Result};
+
+/// The widest head that the kernel exists for.
+const WIDEST: usize = 128;
+
+/// Parts that a sequence is cut into at most: their joining is read by one block a head.
+const MOST_SPLITS: usize = 64;
+
+pub(super) fn cache_write<A: Act>(
+    cuda: &Cuda<A>,
+    k: &mut Buf<A>,
+    v: &mut Buf<A>,
+    qkv: &Buf<A>,
+    slots: &Buf<u32>,
+    positions: &Buf<u32>,
+    heads: Heads,
+    capacity: usize,
+) -> Result<()> {
+    let count = check::cache_write::<Cuda<A>>(k, v, qkv, slots, positions, heads, capacity)?;
+    let [t, count, q, kv, dim, capacity] = [slots.len, count, heads.q, heads.kv, heads.dim, capacity].map(|x| x as i32);
+    cuda.with_fault(|fault| {
+        kernel::cache_write(cuda, Grid::x(slots.len), k, v, qkv, slots, positions, fault, t, count, q, kv, dim, capacity)
+    })
+}
+
+pub(super) fn attention_decode<A: Act>(
+    cuda: &Cuda<A>,
+    out: &mut Buf<A>,
+    qkv: &Buf<A>,
+    k: &Buf<A>,
+    v: &Buf<A>,
+    slots: &Buf<u32>,
+    lengths: &Buf<u32>,
+    heads: Heads,
+    capacity: usize,
+) -> Result<()> {
+    let count = check::attention_decode::<Cuda<A>>(out, qkv, k, v, slots, lengths, heads, capacity)?;
+    if heads.dim > WIDEST {
+        let what = format!("{} columns a head, where the kernel takes up to {WIDEST}", heads.dim);
+        return Err(Error::input("attention_decode: heads", what));
+    }
+    let batch = slots.len;
+    // By the capacity alone: a sequence's sums must not depend on who shares its batch.
+    let splits = capacity.div_ceil(kernel::DECODE_SPLIT_KEYS as usize).clamp(1, MOST_SPLITS);
+    let mut partial = cuda.empty::<f32>(batch * heads.q * splits * (heads.dim + 2))?;
+    let grid = Grid::xyz(splits, if heads.q == 0 { 0 } else { heads.kv }, batch);
+    let scale = (1.0 / (heads.dim as f64).sqrt()) as f32;
+    let [b, count, q, kv, dim, capacity, parts] =
+        [batch, count, heads.q, heads.kv, heads.dim, capacity, splits].map(|x| x as i32);
+    cuda.with_fault(|fault| {
+        kernel::attention_decode(
+            cuda,
+            grid,
+            &mut partial,
+            qkv,
+            k,
+            v,
+            slots,
+            lengths,
+            fault,
+            b,
+            count,
+            q,
+            kv,
+            dim,
+            capacity,
+            parts,
+            scale,
+        )
+    })?;
+    kernel::attention_decode_combine(cuda, Grid::x(batch * heads.q), out, &partial, b, q, dim, parts)
+}

@@ -1,0 +1,355 @@
+//! A GPU behind the CUDA driver: one context, one stream, one range of memory, the kernels' images, cuBLASLt.
+
+use std::ffi::{CString, c_void};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use cudarc::driver::result::{self, DriverError};
+use cudarc::driver::{CudaContext, CudaStream, sys};
+
+use super::blas::{Blas, WORKSPACE};
+use super::driver::{Driver, Grid, Kernel, Matmul, Pointer};
+use super::kernel::{IMAGES, Image, KERNELS};
+use super::pool::Pool;
+use crate::error::{Error, Result};
+
+/// The share of the memory that is free at the start which the pool takes; the rest is left to cuBLASLt, NCCL and the driver.
+const SHARE: f64 = 0.92;
+
+/// Bytes of pinned host memory that uploads pass through.
+const STAGING: usize = 8 << 20;
+
+fn cause(what: &str) -> impl Fn(DriverError) -> Error {
+    move |error| {
+        let name = error.error_name().map_or(format!("{error:?}"), |name| name.to_string_lossy().into_owned());
+        let text = error.error_string().map_or(String::new(), |text| format!(" ({})", text.to_string_lossy()));
+        Error::Device { what: what.to_string(), cause: format!("{name}{text}") }
+    }
+}
+
+/// Why there is no GPU to open, if there is none: no driver library, no device, a program built without kernels.
+pub fn missing() -> Option<String> {
+    // SAFETY: looks a library up by its name.
+    if !unsafe { sys::is_culib_present() } {
+        return Some("no NVIDIA driver: libcuda.so is not on this machine".into());
+    }
+    match result::init().and_then(|()| result::device::get_count()) {
+        Err(error) => Some(format!("the NVIDIA driver finds no GPU: {}", cause("cuInit")(error))),
+        Ok(0) => Some("the NVIDIA driver finds no GPU".into()),
+        Ok(_) if IMAGES.is_empty() => {
+            Some("this program was built without nvcc, for the CPU only: run tools/install-nvcc and build again".into())
+        }
+        // SAFETY: as above.
+        Ok(_) if !unsafe { cudarc::cublaslt::sys::is_culib_present() } => Some("libcublasLt.so is not on this machine".into()),
+        Ok(_) => None,
+    }
+}
+
+/// What is known of a GPU without taking its memory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Properties {
+    /// `NVIDIA H100 80GB HBM3`.
+    pub name: String,
+    /// Compute capability: (9, 0) is Hopper.
+    pub capability: (i32, i32),
+    /// Bytes of its memory.
+    pub memory: usize,
+}
+
+/// The GPUs of this machine; none where [`missing`] says why.
+pub fn list() -> Result<Vec<Properties>> {
+    // SAFETY: looks a library up by its name.
+    if !unsafe { sys::is_culib_present() } || result::init().is_err() {
+        return Ok(Vec::new());
+    }
+    let count = result::device::get_count().map_err(cause("cuDeviceGetCount"))?;
+    let properties = |ordinal| -> std::result::Result<Properties, DriverError> {
+        let device = result::device::get(ordinal)?;
+        use sys::CUdevice_attribute_enum as Attribute;
+        // SAFETY: `device` is a device of this machine.
+        unsafe {
+            let major = result::device::get_attribute(device, Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
+            let minor = result::device::get_attribute(device, Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
+            let memory = result::device::total_mem(device)?;
+            Ok(Properties { name: result::device::get_name(device)?, capability: (major, minor), memory })
+        }
+    };
+    (0..count).map(|ordinal| properties(ordinal).map_err(cause("cuDeviceGet"))).collect()
+}
+
+/// The version of CUDA that the driver supports: (13, 0).
+pub fn driver_version() -> Option<(i32, i32)> {
+    let mut version = 0;
+    // SAFETY: the library is there, and the call only writes the number.
+    let done = unsafe { sys::is_culib_present() && sys::cuDriverGetVersion(&raw mut version).result().is_ok() };
+    done.then_some((version / 1000, version % 1000 / 10))
+}
+
+/// The images of a build that run on this capability: its own, or a plain architecture of the same major version at or below it.
+fn images(build: &str, (major, minor): (i32, i32)) -> Vec<&'static Image> {
+    let number = |image: &Image| -> Option<(i32, i32, bool)> {
+        let digits = image.architecture.strip_prefix("sm_")?;
+        let own = digits.ends_with('a');
+        let number: i32 = digits.trim_end_matches(['a', 'f']).parse().ok()?;
+        Some((number / 10, number % 10, own))
+    };
+    let mut chosen: Vec<&Image> = Vec::new();
+    let runs = |image: &&Image| {
+        image.build == build && number(image).is_some_and(|(m, n, own)| m == major && if own { n == minor } else { n <= minor })
+    };
+    let rank = |image: &Image| number(image).map(|(_, n, own)| (own, n));
+    for image in IMAGES.iter().filter(runs) {
+        match chosen.iter_mut().find(|other| other.file == image.file) {
+            Some(other) if rank(other) < rank(image) => *other = image,
+            Some(_) => {}
+            None => chosen.push(image),
+        }
+    }
+    chosen
+}
+
+/// Pinned host memory and how much of it waits for the GPU.
+struct Staging {
+    memory: *mut u8,
+    used: usize,
+}
+
+/// A GPU.
+pub struct Gpu {
+    name: String,
+    multiprocessors: usize,
+    functions: Vec<sys::CUfunction>,
+    modules: Vec<sys::CUmodule>,
+    blas: Blas,
+    workspace: Pointer,
+    base: Pointer,
+    pool: Mutex<Pool>,
+    staging: Mutex<Staging>,
+    /// The last kernel that was launched, for errors that show only when the host waits.
+    last: AtomicUsize,
+    /// Wait after every launch, so that an error names its kernel: REPAIRITY_CUDA_SYNC=1.
+    wait: bool,
+    stream: Arc<CudaStream>,
+    context: Arc<CudaContext>,
+}
+
+// SAFETY: the driver's handles may be used from any thread whose current context is theirs, which every method sees to; the pinned
+// memory stands behind its mutex.
+unsafe impl Send for Gpu {}
+// SAFETY: as above.
+unsafe impl Sync for Gpu {}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+impl Gpu {
+    /// Opens GPU `ordinal`, loads every kernel of `build` (so that a missing one fails here and not in step 4000) and takes the
+    /// pool's memory.
+    pub fn open(ordinal: usize, build: &str) -> Result<Gpu> {
+        if let Some(why) = missing() {
+            return Err(Error::Machine(why));
+        }
+        let context = CudaContext::new(ordinal).map_err(cause("cuDevicePrimaryCtxRetain"))?;
+        let stream = context.new_stream().map_err(cause("cuStreamCreate"))?;
+        let capability = context.compute_capability().map_err(cause("cuDeviceGetAttribute"))?;
+        let name = context.name().map_err(cause("cuDeviceGetName"))?;
+        use sys::CUdevice_attribute_enum as Attribute;
+        let attribute = |attribute| context.attribute(attribute).map_err(cause("cuDeviceGetAttribute"));
+        let shared = attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?;
+        let multiprocessors = attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)? as usize;
+        let (modules, functions) = load(&name, capability, build, shared)?;
+        let blas = Blas::new(build == "bf16")?;
+        let (free, _) = result::mem_get_info().map_err(cause("cuMemGetInfo"))?;
+        let size = (free as f64 * SHARE) as usize;
+        // SAFETY: plain allocations, freed in `drop`.
+        let base = unsafe { result::malloc_sync(size) }.map_err(cause(&format!("cuMemAlloc of {size} bytes")))?;
+        // SAFETY: as above.
+        let memory = unsafe { result::malloc_host(STAGING, 0) }.map_err(cause("cuMemHostAlloc"))?.cast();
+        let mut pool = Pool::new(size);
+        let workspace = pool.lend(WORKSPACE).ok_or_else(|| full(&pool, WORKSPACE))?;
+        Ok(Gpu {
+            name,
+            multiprocessors,
+            functions,
+            modules,
+            blas,
+            workspace: base + workspace as u64,
+            base,
+            pool: Mutex::new(pool),
+            staging: Mutex::new(Staging { memory, used: 0 }),
+            last: AtomicUsize::new(usize::MAX),
+            wait: std::env::var("REPAIRITY_CUDA_SYNC").is_ok_and(|value| value == "1"),
+            stream,
+            context,
+        })
+    }
+
+    fn bind(&self) -> Result<()> {
+        self.context.bind_to_thread().map_err(cause("cuCtxSetCurrent"))
+    }
+
+    /// Waits for the stream. What failed in it since the last wait shows here.
+    fn synchronise(&self) -> Result<()> {
+        self.stream.synchronize().map_err(|error| {
+            let what = match KERNELS.get(self.last.load(Ordering::Relaxed)) {
+                Some(kernel) => {
+                    format!(
+                        "{}, or a kernel launched before it (REPAIRITY_CUDA_SYNC=1 waits after each, and names it)",
+                        kernel.name
+                    )
+                }
+                None => "cuStreamSynchronize".into(),
+            };
+            cause(&what)(error)
+        })
+    }
+}
+
+fn full(pool: &Pool, bytes: usize) -> Error {
+    let (size, lent, largest) = pool.state();
+    let cause = format!("out of GPU memory: {bytes} bytes asked for, {lent} of {size} in use, {largest} free in one piece");
+    Error::Device { what: "memory".into(), cause }
+}
+
+/// The modules of a build, and their kernels in the order of [`KERNELS`]. A block may have `shared` bytes of shared memory.
+fn load(name: &str, capability: (i32, i32), build: &str, shared: i32) -> Result<(Vec<sys::CUmodule>, Vec<sys::CUfunction>)> {
+    let images = images(build, capability);
+    let mut modules = Vec::with_capacity(images.len());
+    let mut functions = Vec::with_capacity(KERNELS.len());
+    for kernel in KERNELS {
+        let Some(at) = images.iter().position(|image| image.file == kernel.file) else {
+            let built: Vec<&str> = IMAGES.iter().map(|image| image.architecture).collect();
+            let what = format!(
+                "{name} has compute capability {}.{}, and this program's kernels were built for {}: set REPAIRITY_CUDA_ARCH and build again",
+                capability.0,
+                capability.1,
+                built.first().unwrap_or(&"none")
+            );
+            return Err(Error::Machine(what));
+        };
+        while modules.len() <= at {
+            let image = images[modules.len()];
+            // SAFETY: the image is a whole cubin, as nvcc wrote it.
+            let module = unsafe { result::module::load_data(image.cubin.as_ptr().cast()) };
+            modules.push(module.map_err(cause(&format!("kernels/{}.cu", image.file)))?);
+        }
+        let symbol = CString::new(kernel.name).expect("a C identifier has no NUL");
+        // SAFETY: the module was loaded above.
+        let function = unsafe { result::module::get_function(modules[at], symbol) }.map_err(cause(kernel.name))?;
+        let attribute = sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES;
+        // SAFETY: the function was loaded above.
+        let fixed = unsafe { result::function::get_function_attribute(function, attribute) }.map_err(cause(kernel.name))?;
+        let attribute = sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+        // SAFETY: as above.
+        unsafe { result::function::set_function_attribute(function, attribute, shared - fixed) }.map_err(cause(kernel.name))?;
+        functions.push(function);
+    }
+    Ok((modules, functions))
+}
+
+impl Driver for Gpu {
+    fn name(&self) -> String {
+        self.name.clone()
+    }
+
+    fn multiprocessors(&self) -> usize {
+        self.multiprocessors
+    }
+
+    fn allocate(&self, bytes: usize) -> Result<Pointer> {
+        let mut pool = lock(&self.pool);
+        pool.lend(bytes).map(|at| self.base + at as u64).ok_or_else(|| full(&pool, bytes))
+    }
+
+    fn release(&self, pointer: Pointer) {
+        lock(&self.pool).take_back((pointer - self.base) as usize);
+    }
+
+    fn upload(&self, to: Pointer, from: &[u8]) -> Result<()> {
+        self.bind()?;
+        let mut staging = lock(&self.staging);
+        for (i, part) in from.chunks(STAGING).enumerate() {
+            if staging.used + part.len() > STAGING {
+                // Everything before has to have left the pinned memory.
+                self.synchronise()?;
+                staging.used = 0;
+            }
+            // SAFETY: the pinned memory has room for the part from `used` on, and nobody touches that until the next wait.
+            let pinned = unsafe {
+                let place = staging.memory.add(staging.used);
+                place.copy_from_nonoverlapping(part.as_ptr(), part.len());
+                std::slice::from_raw_parts(place, part.len())
+            };
+            let to = to + (i * STAGING) as u64;
+            // SAFETY: `to` has room for it, as the caller's buffer is as long as `from`.
+            unsafe { result::memcpy_htod_async(to, pinned, self.stream.cu_stream()) }.map_err(cause("cuMemcpyHtoDAsync"))?;
+            staging.used += part.len().next_multiple_of(16);
+        }
+        Ok(())
+    }
+
+    fn download(&self, parts: &mut [(&mut [u8], Pointer)]) -> Result<()> {
+        self.bind()?;
+        for (to, from) in parts.iter_mut().filter(|(to, _)| !to.is_empty()) {
+            // SAFETY: `to` is borrowed until after the wait below, and the caller's buffer is as long.
+            unsafe { result::memcpy_dtoh_async(to, *from, self.stream.cu_stream()) }.map_err(cause("cuMemcpyDtoHAsync"))?;
+        }
+        let mut staging = lock(&self.staging);
+        self.synchronise()?;
+        staging.used = 0;
+        Ok(())
+    }
+
+    fn copy(&self, to: Pointer, from: Pointer, bytes: usize) -> Result<()> {
+        self.bind()?;
+        // SAFETY: the caller checked both ranges.
+        unsafe { result::memcpy_dtod_async(to, from, bytes, self.stream.cu_stream()) }.map_err(cause("cuMemcpyDtoDAsync"))
+    }
+
+    fn clear(&self, to: Pointer, bytes: usize) -> Result<()> {
+        self.bind()?;
+        // SAFETY: the caller checked the range.
+        unsafe { result::memset_d8_async(to, 0, bytes, self.stream.cu_stream()) }.map_err(cause("cuMemsetD8Async"))
+    }
+
+    fn launch(&self, kernel: usize, grid: Grid, arguments: &mut [*mut c_void]) -> Result<()> {
+        self.bind()?;
+        let Kernel { name, threads, .. } = KERNELS[kernel];
+        let [x, y, z] = grid.blocks;
+        let stream = self.stream.cu_stream();
+        // SAFETY: the generated launcher gives the arguments that the kernel declares, and its caller checked the extents.
+        unsafe { result::launch_kernel(self.functions[kernel], (x, y, z), (threads, 1, 1), grid.shared, stream, arguments) }
+            .map_err(cause(name))?;
+        self.last.store(kernel, Ordering::Relaxed);
+        match self.wait {
+            true => self.stream.synchronize().map_err(cause(name)),
+            false => Ok(()),
+        }
+    }
+
+    fn matmul(&self, product: &Matmul) -> Result<()> {
+        self.bind()?;
+        self.blas.matmul(product, self.workspace, self.stream.cu_stream().cast())?;
+        match self.wait {
+            true => self.stream.synchronize().map_err(cause("cublasLtMatmul")),
+            false => Ok(()),
+        }
+    }
+}
+
+impl Drop for Gpu {
+    fn drop(&mut self) {
+        // Nothing can be done about a failure here, and the process usually ends.
+        let _ = self.bind();
+        let _ = self.stream.synchronize();
+        // SAFETY: each was made by `open` and is given up once, after everything that used it.
+        unsafe {
+            let _ = result::free_sync(self.base);
+            let _ = result::free_host(lock(&self.staging).memory.cast());
+            for module in &self.modules {
+                let _ = result::module::unload(*module);
+            }
+        }
+    }
+}

@@ -1,0 +1,44 @@
+//! What `repairity bench kernels` measures: each operator passes the check that stands before its timing, and runs the kernels that it
+//! names.
+
+use std::collections::BTreeSet;
+
+use repairity::bench::kernels::{Shape, check};
+use repairity::device::cuda::kernel::KERNELS;
+use repairity::device::{Cuda, Heads};
+
+use crate::simulated::Simulated;
+use crate::{OnGpu, Place, kernels, present};
+
+const TINY: Shape = Shape { hidden: 40, intermediate: 24, vocab: 70, heads: Heads { q: 4, kv: 2, dim: 8 } };
+
+/// Kernels that only the inputs of a benchmark need: forward, before backward is measured.
+const BEFORE: [&str; 6] = ["rmsnorm_fwd", "attention_fwd_d64", "attention_fwd_d128", "logprob_fold", "logprob_finish", "cast"];
+
+fn benchmarks<A: OnGpu>(place: Place) {
+    if !present(place) {
+        return;
+    }
+    if place == Place::Gpu {
+        check(A::shared().get_or_init(|| Cuda::open(0).unwrap()), TINY, 2, 5, None).unwrap();
+        return;
+    }
+    let mut named = BTreeSet::new();
+    for (operator, kernels) in check(&repairity::device::Cpu::<f32>::new(), TINY, 2, 5, None).unwrap() {
+        let machine = Simulated::new::<A>(0);
+        check(&Cuda::with_driver(machine.clone()).unwrap(), TINY, 2, 5, Some(operator)).unwrap();
+        let kernels = BTreeSet::from_iter(kernels.iter().copied());
+        let launched = machine.launched();
+        let missing: Vec<_> = kernels.difference(&launched).collect();
+        let unnamed: Vec<_> = launched.difference(&kernels).filter(|name| !BEFORE.contains(name)).collect();
+        assert!(
+            missing.is_empty() && unnamed.is_empty(),
+            "{operator}: names but does not run {missing:?}, runs but does not name {unnamed:?}"
+        );
+        named.extend(kernels);
+    }
+    let every: BTreeSet<_> = KERNELS.iter().map(|kernel| kernel.name).collect();
+    assert_eq!(named, every, "kernels with a benchmark, and all kernels");
+}
+
+kernels!(benchmarks);

@@ -1,0 +1,213 @@
+//! Every kernel, in both builds, against the CPU: in the simulator under several orders of threads, which must give the same bits,
+//! and on a GPU where there is one (REPAIRITY_GPU=1 makes its absence a failure).
+
+#[path = "../support/simulated.rs"]
+mod simulated;
+
+use std::collections::BTreeSet;
+use std::sync::OnceLock;
+
+use half::bf16;
+use repairity::device::cuda::{Act, Buf, gpu};
+use repairity::device::{Cpu, Cuda, Device, Elem, Real};
+use repairity::rng::Rng;
+use simulated::Simulated;
+
+/// Where the kernels run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// Thread by thread on the CPU.
+    Simulator,
+    /// On GPU 0.
+    Gpu,
+}
+
+/// Orders of threads: the natural one and one of each kind of shuffle.
+const ORDERS: [u64; 4] = [0, 1, 2, 3];
+
+/// A build's device on the GPU, shared by all tests: it takes most of the memory when it is opened.
+trait OnGpu: Act {
+    fn shared() -> &'static OnceLock<Cuda<Self>>;
+}
+
+impl OnGpu for f32 {
+    fn shared() -> &'static OnceLock<Cuda<f32>> {
+        static DEVICE: OnceLock<Cuda<f32>> = OnceLock::new();
+        &DEVICE
+    }
+}
+
+impl OnGpu for bf16 {
+    fn shared() -> &'static OnceLock<Cuda<bf16>> {
+        static DEVICE: OnceLock<Cuda<bf16>> = OnceLock::new();
+        &DEVICE
+    }
+}
+
+/// Named results of a run.
+type Outputs = Vec<(&'static str, Vec<f64>)>;
+
+/// Whether tests of this place run here. Without a GPU it says that they are skipped, or fails where one is demanded.
+fn present(place: Place) -> bool {
+    match (place, gpu::missing()) {
+        (Place::Simulator, _) | (Place::Gpu, None) => true,
+        (Place::Gpu, Some(why)) => {
+            assert!(std::env::var("REPAIRITY_GPU").as_deref() != Ok("1"), "REPAIRITY_GPU=1, but {why}");
+            println!("skipped: no GPU ({why})");
+            false
+        }
+    }
+}
+
+/// What `run` computes, after checking that it launched exactly `kernels` and that neither the order of threads (in the simulator) nor
+/// a second run (on a GPU) changes a bit. None where the place is missing.
+fn bits<A: OnGpu>(place: Place, kernels: &[&'static str], run: impl Fn(&Cuda<A>) -> Outputs) -> Option<Outputs> {
+    if !present(place) {
+        return None;
+    }
+    let results: Vec<Outputs> = match place {
+        Place::Gpu => {
+            let device = A::shared().get_or_init(|| Cuda::open(0).unwrap());
+            vec![run(device), run(device)]
+        }
+        Place::Simulator => {
+            let one = |&order: &u64| {
+                let machine = Simulated::new::<A>(order);
+                let outputs = run(&Cuda::with_driver(machine.clone()).unwrap());
+                assert_eq!(machine.launched(), BTreeSet::from_iter(kernels.iter().copied()), "launched, and named by the test");
+                outputs
+            };
+            ORDERS.iter().map(one).collect()
+        }
+    };
+    for (which, other) in results.iter().enumerate().skip(1) {
+        for ((name, first), (_, other)) in results[0].iter().zip(other) {
+            let differs = first.iter().zip(other).position(|(a, b)| a.to_bits() != b.to_bits());
+            if let Some(i) = differs {
+                panic!("{name}[{i}] is {} in run 0 and {} in run {which}", first[i], other[i]);
+            }
+        }
+    }
+    results.into_iter().next()
+}
+
+/// Tests of one generic function `fn name<A: OnGpu>(place: Place)` for both builds, in the simulator and on a GPU.
+macro_rules! kernels {
+    ($($name:ident),* $(,)?) => {$(
+        mod $name {
+            use half::bf16;
+
+            use crate::Place;
+
+            #[test]
+            fn simulated_f32() {
+                super::$name::<f32>(Place::Simulator);
+            }
+
+            #[test]
+            fn simulated_bf16() {
+                super::$name::<bf16>(Place::Simulator);
+            }
+
+            #[test]
+            fn gpu_f32() {
+                super::$name::<f32>(Place::Gpu);
+            }
+
+            #[test]
+            fn gpu_bf16() {
+                super::$name::<bf16>(Place::Gpu);
+            }
+        }
+    )*};
+}
+pub(crate) use kernels;
+
+/// `n` standard normal numbers that are exact in `A`, so that every device reads the same.
+fn normal<A: Real>(n: usize, seed: u64) -> Vec<f64> {
+    let mut rng = Rng::new(seed, "kernels", n as u64);
+    (0..n).map(|_| A::of(rng.normal()).f64()).collect()
+}
+
+/// Numbers as a buffer of any device.
+fn upload<D: Device, T: Real>(device: &D, x: &[f64]) -> D::Buf<T> {
+    device.upload(&x.iter().map(|&x| T::of(x)).collect::<Vec<T>>()).unwrap()
+}
+
+/// A buffer's numbers.
+fn host<D: Device, T: Real>(device: &D, buf: &D::Buf<T>) -> Vec<f64> {
+    device.download(buf).unwrap().into_iter().map(|x| x.f64()).collect()
+}
+
+/// A buffer that holds NaN: what an operator that sets its output must not read and must not leave.
+fn unset<D: Device, T: Real>(device: &D, n: usize) -> D::Buf<T> {
+    upload(device, &vec![f64::NAN; n])
+}
+
+/// Half a unit in the last place, relative: what one rounding to `A` costs at most.
+fn unit<A: Act>() -> f64 {
+    if A::BUILD == "bf16" { 2f64.powi(-9) } else { 2f64.powi(-24) }
+}
+
+/// Every element within `bound(i)` of what was expected.
+fn assert_within(what: &str, got: &[f64], want: &[f64], bound: impl Fn(usize) -> f64) {
+    assert_eq!(got.len(), want.len(), "{what}");
+    for (i, (g, w)) in got.iter().zip(want).enumerate() {
+        let bound = bound(i);
+        assert!((g - w).abs() <= bound, "{what}[{i}]: {g} where {w} was expected, give or take {bound:e}");
+    }
+}
+
+fn memory<A: OnGpu>(place: Place) {
+    let numbers = normal::<A>(70, 1);
+    let outputs = bits::<A>(place, &["cast"], |device| {
+        let mut buf: Buf<A> = device.zeros(70).unwrap();
+        let zeros = host::<_, A>(device, &buf);
+        let source: Buf<A> = upload(device, &numbers);
+        device.copy(&mut buf, 3, &source, 60, 9).unwrap();
+        let copied = host::<_, A>(device, &buf);
+        let mut wide: Buf<f64> = device.empty(70).unwrap();
+        device.cast(&mut wide, &source).unwrap();
+        vec![("zeros", zeros), ("copied", copied), ("wide", host::<_, f64>(device, &wide))]
+    });
+    let Some(outputs) = outputs else { return };
+    assert_eq!(outputs[0].1, [0.0; 70]);
+    let mut want = vec![0.0; 70];
+    want[3..12].copy_from_slice(&numbers[60..69]);
+    assert_eq!(outputs[1].1, want);
+    assert_eq!(outputs[2].1, numbers);
+}
+
+kernels!(memory);
+
+/// Ids that are out of range are reported at the next download, with operator, argument and index; what is computed after that is
+/// right again.
+fn bad_ids<A: OnGpu>(place: Place) {
+    if !present(place) {
+        return;
+    }
+    let check = |device: &Cuda<A>| {
+        let (mut out, table): (Buf<A>, Buf<A>) = (device.empty(6).unwrap(), upload(device, &[1.0, 2.0, 3.0, 4.0]));
+        device.embed_fwd(&mut out, &table, &device.upload(&[0u32, 1, 7]).unwrap(), 2).unwrap();
+        let error = device.download(&out).unwrap_err().to_string();
+        assert_eq!(error, "embed_fwd: ids[2]: 7 is out of range");
+        device.embed_fwd(&mut out, &table, &device.upload(&[1u32, 0, 1]).unwrap(), 2).unwrap();
+        assert_eq!(host::<_, A>(device, &out), [3.0, 4.0, 1.0, 2.0, 3.0, 4.0]);
+    };
+    match place {
+        Place::Simulator => check(&Simulated::device(0)),
+        Place::Gpu => check(A::shared().get_or_init(|| Cuda::open(0).unwrap())),
+    }
+}
+
+kernels!(bad_ids);
+
+/// What the CPU computes in f64: the reference of both builds.
+fn exact() -> Cpu<f64> {
+    Cpu::new()
+}
+
+/// The bytes of an element, for tests of what is stored.
+fn bytes<T: Elem>() -> usize {
+    size_of::<T>()
+}

@@ -1,0 +1,145 @@
+//! The simulator as a driver: `Cuda` launches into it as it does into a GPU, so launch code, argument order and buffers are the same.
+
+use std::collections::BTreeSet;
+use std::ffi::c_void;
+use std::sync::{Arc, Mutex};
+
+use half::bf16;
+use repairity::device::Cuda;
+use repairity::device::cuda::Act;
+use repairity::device::cuda::driver::{Driver, Factor, Grid, Matmul, Pointer};
+use repairity::device::cuda::kernel::KERNELS;
+use repairity::error::{Error, Result};
+use simulator::{Build, Launch, Memory};
+
+/// A machine of the simulator's for one build of the kernels.
+pub struct Simulated {
+    memory: Memory,
+    bf16: bool,
+    order: u64,
+    launched: Mutex<BTreeSet<&'static str>>,
+}
+
+impl Simulated {
+    /// Threads run in the natural order (0), or in one that this seed shuffles.
+    pub fn new<A: Act>(order: u64) -> Arc<Simulated> {
+        Arc::new(Simulated { memory: Memory::new(), bf16: A::BUILD == "bf16", order, launched: Mutex::default() })
+    }
+
+    /// A device of this machine.
+    pub fn device<A: Act>(order: u64) -> Cuda<A> {
+        Cuda::with_driver(Simulated::new::<A>(order)).unwrap()
+    }
+
+    /// Every kernel that was launched so far.
+    pub fn launched(&self) -> BTreeSet<&'static str> {
+        self.launched.lock().unwrap().clone()
+    }
+
+    fn element(&self, at: Pointer, index: usize) -> f32 {
+        // SAFETY: the launch code promises that factors lie inside their buffers; guard pages hold it to that.
+        unsafe {
+            match self.bf16 {
+                true => (*(at as *const bf16).add(index)).to_f32(),
+                false => *(at as *const f32).add(index),
+            }
+        }
+    }
+
+    /// A factor as contiguous rows of f32.
+    fn dense(&self, factor: Factor, rows: usize, columns: usize) -> Vec<f32> {
+        let place = |i: usize, j: usize| if factor.transposed { j * factor.stride + i } else { i * factor.stride + j };
+        let indices = (0..rows).flat_map(|i| (0..columns).map(move |j| (i, j)));
+        indices.map(|(i, j)| self.element(factor.pointer, place(i, j))).collect()
+    }
+}
+
+impl Driver for Simulated {
+    fn name(&self) -> String {
+        "simulator".into()
+    }
+
+    fn multiprocessors(&self) -> usize {
+        4
+    }
+
+    fn allocate(&self, bytes: usize) -> Result<Pointer> {
+        Ok(self.memory.alloc(bytes) as Pointer)
+    }
+
+    fn release(&self, pointer: Pointer) {
+        self.memory.free(pointer as *mut u8);
+    }
+
+    fn upload(&self, to: Pointer, from: &[u8]) -> Result<()> {
+        // SAFETY: the buffer is as long as what is uploaded.
+        unsafe { (to as *mut u8).copy_from_nonoverlapping(from.as_ptr(), from.len()) };
+        Ok(())
+    }
+
+    fn download(&self, parts: &mut [(&mut [u8], Pointer)]) -> Result<()> {
+        for (to, from) in parts {
+            // SAFETY: as above.
+            unsafe { to.as_mut_ptr().copy_from_nonoverlapping(*from as *const u8, to.len()) };
+        }
+        Ok(())
+    }
+
+    fn copy(&self, to: Pointer, from: Pointer, bytes: usize) -> Result<()> {
+        // SAFETY: the device checked both ranges.
+        unsafe { (to as *mut u8).copy_from_nonoverlapping(from as *const u8, bytes) };
+        Ok(())
+    }
+
+    fn clear(&self, to: Pointer, bytes: usize) -> Result<()> {
+        // SAFETY: the device checked the range.
+        unsafe { (to as *mut u8).write_bytes(0, bytes) };
+        Ok(())
+    }
+
+    fn launch(&self, kernel: usize, grid: Grid, arguments: &mut [*mut c_void]) -> Result<()> {
+        let kernel = KERNELS[kernel];
+        self.launched.lock().unwrap().insert(kernel.name);
+        let launch = Launch {
+            kernel: kernel.name,
+            build: if self.bf16 { Build::Bf16 } else { Build::F32 },
+            grid: grid.blocks,
+            threads: kernel.threads,
+            cluster: 1,
+            dynamic_shared: grid.shared as usize,
+            args: arguments,
+            order: self.order,
+        };
+        simulator::launch(&launch).map_err(|fault| Error::Device { what: kernel.name.into(), cause: fault.to_string() })
+    }
+
+    /// In f32 with one rounding, which is what cuBLASLt promises; only the order of its sums is its own.
+    fn matmul(&self, product: &Matmul) -> Result<()> {
+        let Matmul { m, n, k, .. } = *product;
+        let (a, b) = (self.dense(product.a, m, k), self.dense(product.b, k, n));
+        for i in 0..m {
+            let mut sums = vec![0.0f32; n];
+            for (a, b) in a[i * k..][..k].iter().zip(b.chunks_exact(n)) {
+                sums.iter_mut().zip(b).for_each(|(sum, b)| *sum += a * b);
+            }
+            for (j, sum) in sums.into_iter().enumerate() {
+                let wide = product.wide || !self.bf16;
+                let at = i * n + j;
+                let mut value = product.scale * sum + product.bias.map_or(0.0, |bias| self.element(bias, j));
+                // SAFETY: the launch code promises room for [m, n]; a guard page holds it to that.
+                unsafe {
+                    if wide {
+                        let out = (product.out as *mut f32).add(at);
+                        value += if product.accumulate { *out } else { 0.0 };
+                        *out = value;
+                    } else {
+                        let out = (product.out as *mut bf16).add(at);
+                        value += if product.accumulate { (*out).to_f32() } else { 0.0 };
+                        *out = bf16::from_f32(value);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
