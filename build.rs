@@ -57,7 +57,7 @@ fn run() -> Result<(), String> {
     );
 
     let architectures = env::var("REPAIRITY_CUDA_ARCH").unwrap_or(ARCHITECTURE.into());
-    let mut images = String::new();
+    let (mut images, mut compiler) = (String::new(), None);
     match nvcc::find()? {
         None => {
             println!(
@@ -80,12 +80,14 @@ fn run() -> Result<(), String> {
                 }
             }
             nvcc::compile(&nvcc, &jobs)?;
+            compiler = Some(nvcc::version(&nvcc)?);
         }
     }
     line(
         &mut bindings,
         &format!("/// Every cubin; none in a program that was built without nvcc.\npub const IMAGES: &[Image] = &[\n{images}];"),
     );
+    line(&mut bindings, &format!("/// What compiled them: `13.0.88`.\npub const COMPILER: Option<&str> = {compiler:?};"));
     fs::write(out.join("bindings.rs"), bindings).map_err(|e| format!("{}: {e}", out.display()))
 }
 

@@ -217,16 +217,3 @@ whiten(float* x, int n, double mean, double rstd) {
         }
     }
 }
-
-// Grid: 1
-extern "C" __global__ void __launch_bounds__(LOSS_THREADS)
-sum(float* out, int at, const float* x, int n, double scale) {
-    double total = 0.0;
-    for (int i = threadIdx.x; i < n; i += LOSS_THREADS) {
-        total += x[i];
-    }
-    total = block_sum<LOSS_THREADS>(total);
-    if (threadIdx.x == 0) {
-        out[at] = static_cast<float>(static_cast<double>(out[at]) + scale * total);
-    }
-}

@@ -3,6 +3,7 @@
 mod bench;
 mod check;
 mod device;
+mod doctor;
 mod generate;
 mod later;
 mod run;
@@ -64,6 +65,8 @@ enum Command {
     Check(check::Args),
     /// Measures training and decoding on this machine
     Bench(bench::Args),
+    /// Tells what this machine has and lacks
+    Doctor(doctor::Args),
     #[command(hide = true)]
     Repair(later::Args),
     #[command(hide = true)]
@@ -72,8 +75,7 @@ enum Command {
     Plan(later::Args),
     #[command(hide = true)]
     Profile(later::Args),
-    #[command(hide = true)]
-    Doctor(later::Args),
+
 }
 
 /// A recipe, and what the command line changes in it.
@@ -119,7 +121,7 @@ impl Cli {
             Command::Export(_) => Err(not_yet("export")),
             Command::Plan(_) => Err(not_yet("plan")),
             Command::Profile(_) => Err(not_yet("profile")),
-            Command::Doctor(_) => Err(not_yet("doctor")),
+            Command::Doctor(args) => args.run(),
         }
     }
 }

@@ -26,3 +26,4 @@ pub mod metric;
 pub mod stage;
 pub mod run;
 pub mod bench;
+pub mod doctor;

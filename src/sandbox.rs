@@ -8,7 +8,7 @@
 mod child;
 mod files;
 mod filter;
-mod python;
+pub mod python;
 
 use std::ffi::CString;
 use std::fs::File;

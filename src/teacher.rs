@@ -20,6 +20,9 @@ use crate::error::{Error, Result};
 use crate::prompt::{P_COMPARE, fenced, user_text};
 use crate::record::{Candidate, Problem, Usage};
 
+/// The variables that keys are read from unless a recipe names another.
+pub const KEYS: [&str; 2] = [anthropic::KEY, openai::KEY];
+
 /// What a teacher is asked.
 #[derive(Debug, Clone, Copy)]
 pub enum Query<'a> {

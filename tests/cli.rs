@@ -5,6 +5,7 @@ mod program;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use program::{arg, checkpoint, err, out, refused, repairity};
 use repairity::checkpoint::{Named, Storage};
@@ -24,7 +25,7 @@ fn help_lists_what_there_is_and_not_what_is_to_come() {
     {
         assert!(listed.contains(&name), "{name} is not in\n{help}");
     }
-    for name in ["plan", "profile", "doctor", "repair", "export"] {
+    for name in ["plan", "profile", "repair", "export"] {
         assert!(!listed.contains(&name), "{name} is in\n{help}");
     }
 }
@@ -34,10 +35,56 @@ fn what_is_to_come_says_so() {
     for (args, what) in [
         (&["plan", "recipes/quickstart.toml", "--gpus", "8"][..], "plan"),
         (&["profile"], "profile"),
-        (&["doctor"], "doctor"),
-        (&["bench", "kernels"], "bench kernels"),
+        (&["bench", "ppo"], "bench ppo"),
     ] {
         assert_eq!(refused(args), format!("error: {what}: not yet: this version cannot do it"));
+    }
+}
+
+#[test]
+fn a_gpu_that_is_asked_for_and_is_not_there_is_one_clear_line() {
+    if repairity::device::cuda::gpu::missing().is_none() {
+        println!("skipped: there is a GPU");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run");
+    let out_key = format!("out={}", run.display());
+    let recipe = concat!(env!("CARGO_MANIFEST_DIR"), "/recipes/quickstart.toml");
+    for args in [
+        &["run", recipe, "--set", "device=cuda", "--set", &out_key][..],
+        &["generate", "--model", "assets/micro-base", "--prompt", "x", "--device", "cuda"],
+    ] {
+        let output = repairity(args);
+        assert_eq!((output.status.code(), out(&output).as_str()), (Some(1), ""), "{args:?}");
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert!(error.starts_with("error: ") && error.lines().count() == 1, "{error}");
+        assert!(error.contains("NVIDIA driver") || error.contains("built without nvcc"), "{error}");
+    }
+    assert!(!run.exists(), "nothing was done");
+}
+
+#[test]
+fn doctor_names_what_is_there_and_never_a_key() {
+    let secret = "sk-not-to-be-seen";
+    let output = Command::new(env!("CARGO_BIN_EXE_repairity"))
+        .arg("doctor")
+        .env("ANTHROPIC_API_KEY", secret)
+        .env_remove("OPENAI_API_KEY")
+        .output()
+        .unwrap();
+    let (report, error) = (out(&output), String::from_utf8_lossy(&output.stderr).into_owned());
+    assert_eq!(output.status.code(), Some(0), "{error}");
+    assert!(!report.contains(secret) && !error.contains(secret));
+    let line = |what: &str| {
+        let found = report.lines().find(|line| line.split_whitespace().nth(1) == Some(what));
+        found.unwrap_or_else(|| panic!("no line of {what} in\n{report}")).split_whitespace().collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(line("ANTHROPIC_API_KEY"), "yes ANTHROPIC_API_KEY set");
+    assert_eq!(line("OPENAI_API_KEY"), "no OPENAI_API_KEY not set");
+    assert!(line("python").starts_with("yes python /") && line("python").contains("(3."), "{}", line("python"));
+    for what in ["gpu", "driver", "cublaslt", "kernels", "nvcc", "sandbox"] {
+        assert!(line(what).len() > what.len() + 4, "{}", line(what));
     }
 }
 

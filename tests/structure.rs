@@ -1,5 +1,8 @@
 //! The house's own rules: who may use whom, how long a file may be, and that what lies beside the code still fits it.
 
+#[path = "../build/declarations.rs"]
+mod declarations;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -125,6 +128,85 @@ fn every_source_says_what_it_is() {
         let text = fs::read_to_string(&path).unwrap();
         assert!(text.starts_with("//! "), "{}: does not open with a `//!` line", path.display());
     }
+}
+
+/// The text of every file below a folder.
+fn text_of(folder: &str, extension: &str) -> String {
+    let mut found = Vec::new();
+    files(&root().join(folder), extension, &mut found);
+    found.iter().map(|path| fs::read_to_string(path).unwrap()).collect()
+}
+
+/// Every kernel of kernels/, as (file, kernel).
+fn kernels() -> Vec<(PathBuf, declarations::Kernel)> {
+    let mut found = Vec::new();
+    files(&root().join("kernels"), "cu", &mut found);
+    let parse = |path: PathBuf| {
+        let stem = path.file_stem().unwrap().to_str().unwrap().to_string();
+        let kernels = declarations::parse(&stem, &fs::read_to_string(&path).unwrap()).unwrap();
+        kernels.into_iter().map(move |kernel| (path.clone(), kernel))
+    };
+    found.into_iter().flat_map(parse).collect()
+}
+
+#[test]
+fn every_kernel_has_a_launcher_a_test_and_a_benchmark() {
+    let (launchers, tests) = (text_of("src/device/cuda", "rs"), text_of("tests/kernels", "rs"));
+    let benchmarks = fs::read_to_string(root().join("src/bench/kernels.rs")).unwrap();
+    let called = |name: &str| {
+        let whole = |at: usize| !launchers[at..].starts_with(|c: char| c.is_alphanumeric() || c == '_');
+        let path = format!("kernel::{name}");
+        launchers.match_indices(&path).any(|(at, _)| whole(at + path.len()))
+    };
+    let kernels = kernels();
+    assert!(kernels.len() > 40, "{} kernels", kernels.len());
+    for (path, kernel) in &kernels {
+        let (name, quoted) = (&kernel.name, format!("\"{}\"", kernel.name));
+        assert!(called(name), "{}: src/device/cuda launches no {name}", path.display());
+        assert!(tests.contains(&quoted), "{}: tests/kernels names no {name}", path.display());
+        assert!(benchmarks.contains(&quoted), "{}: src/bench/kernels.rs names no {name}", path.display());
+    }
+    let mut names: Vec<&str> = kernels.iter().map(|(_, kernel)| kernel.name.as_str()).collect();
+    names.sort_unstable();
+    assert!(names.windows(2).all(|pair| pair[0] != pair[1]), "a kernel's name is its symbol: {names:?}");
+}
+
+#[test]
+fn every_kernel_file_opens_with_what_it_is_and_each_kernel_says_its_grid() {
+    for extension in ["cu", "cuh", "h"] {
+        let mut found = Vec::new();
+        files(&root().join("kernels"), extension, &mut found);
+        for path in found {
+            assert!(fs::read_to_string(&path).unwrap().starts_with("// "), "{}: no comment at its head", path.display());
+        }
+    }
+    for (path, kernel) in kernels() {
+        let text = fs::read_to_string(&path).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        let at = lines.iter().position(|line| line.starts_with(&format!("{}(", kernel.name))).unwrap();
+        let above = lines[..at - 1].iter().rev().take_while(|line| line.starts_with("// "));
+        assert!(above.into_iter().any(|line| line.starts_with("// Grid: ")), "{}: {} has no `// Grid:`", path.display(), kernel.name);
+    }
+}
+
+#[test]
+fn a_declaration_of_another_form_is_an_error_that_names_it() {
+    let good = "// Grid: x = t\nextern \"C\" __global__ void __launch_bounds__(ROPE_THREADS)\nf(act* out, const float * x, unsigned long long key) {}";
+    let kernels = declarations::parse("rope", good).unwrap();
+    let params: Vec<(&str, &str)> = kernels[0].params.iter().map(|p| (p.ty.as_str(), p.name.as_str())).collect();
+    assert_eq!((kernels[0].name.as_str(), kernels[0].threads.as_str()), ("f", "ROPE_THREADS"));
+    assert_eq!(params, [("act*", "out"), ("const float*", "x"), ("unsigned long long", "key")]);
+    for (bad, what) in [
+        ("__global__ void f(int x) {}", "has to be declared as"),
+        ("extern \"C\" __global__ void __launch_bounds__(256, 2) f(int x) {}", "256, 2"),
+        ("extern \"C\" __global__ void __launch_bounds__(N) f(int) {}", "`int` is not a type and a name"),
+    ] {
+        let error = declarations::parse("rope", bad).unwrap_err();
+        assert!(error.starts_with("kernels/rope.cu: ") && error.contains(what), "{error}");
+    }
+    let text = "#pragma once\n#define A 3\n#define B A * 2  // twice\n#define F(x) x\n";
+    let constants = declarations::constants(text);
+    assert_eq!(constants, [("A", "3"), ("B", "A * 2")].map(|(name, value)| (name.to_string(), value.to_string())));
 }
 
 fn recipes() -> Vec<PathBuf> {

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use repairity::device::Device;
 use repairity::error::{Error, Result};
-use repairity::recipe::{Recipe, Train};
+use repairity::recipe::{DeviceChoice, Recipe, Train};
 use repairity::run::{Runner, STAGES, StageSpec};
 use repairity::stage::{self, Files};
 use serde_json::json;
@@ -35,6 +35,9 @@ impl Args {
     }
 }
 
+/// The stages that compute on the recipe's device.
+const COMPUTING: [&str; 6] = ["pretrain", "sft", "candidates", "reward", "ppo", "evaluate"];
+
 /// Runs the stages from `from` to `until` that are not done already.
 pub fn run(recipe: &Recipe, fresh: bool, from: Option<&str>, until: Option<&str>) -> anyhow::Result<ExitCode> {
     // A recipe that only makes a base model has nothing else to do.
@@ -44,8 +47,11 @@ pub fn run(recipe: &Recipe, fresh: bool, from: Option<&str>, until: Option<&str>
     let last = STAGES.iter().position(|name| until == Some(*name)).unwrap_or(STAGES.len() - 1);
     let names: Vec<&'static str> = STAGES[first..=last].iter().copied().filter(wanted).collect();
     ready(recipe, &names)?;
+    // Nothing else may take a GPU's memory: asking a teacher can last for hours.
+    let computes = names.iter().any(|name| COMPUTING.contains(name));
+    let device = device::open(if computes { recipe.device } else { DeviceChoice::Cpu })?;
     let runner = Runner::open(recipe, fresh)?.between(from, until)?;
-    on!(device::open(recipe.device)?, device => stages(runner, &device, recipe, wanted))?;
+    on!(device, device => stages(runner, &device, recipe, wanted))?;
     if !only_pretrain && until.is_none_or(|until| until == "report") {
         let report = std::fs::read(Files::of(recipe).report())?;
         std::io::stdout().write_all(&report)?;

@@ -7,10 +7,13 @@ use super::{Query, Reply, Settings, Sleep, Stop, Teacher};
 use crate::error::Result;
 use crate::record::Usage;
 
+/// The variable that holds the key, unless the settings name another.
+pub const KEY: &str = "ANTHROPIC_API_KEY";
+
 const ENDPOINT: Endpoint = Endpoint {
     base_url: "https://api.anthropic.com",
     path: "/v1/messages",
-    key_env: "ANTHROPIC_API_KEY",
+    key_env: KEY,
     key_header: ("x-api-key", ""),
     headers: &[("anthropic-version", "2023-06-01")],
 };

@@ -7,10 +7,13 @@ use super::{Query, Reply, Settings, Sleep, Stop, Teacher};
 use crate::error::Result;
 use crate::record::Usage;
 
+/// The variable that holds the key, unless the settings name another.
+pub const KEY: &str = "OPENAI_API_KEY";
+
 const ENDPOINT: Endpoint = Endpoint {
     base_url: "https://api.openai.com",
     path: "/v1/chat/completions",
-    key_env: "OPENAI_API_KEY",
+    key_env: KEY,
     key_header: ("authorization", "Bearer "),
     headers: &[],
 };

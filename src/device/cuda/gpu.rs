@@ -39,10 +39,15 @@ pub fn missing() -> Option<String> {
         Ok(_) if IMAGES.is_empty() => {
             Some("this program was built without nvcc, for the CPU only: run tools/install-nvcc and build again".into())
         }
-        // SAFETY: as above.
-        Ok(_) if !unsafe { cudarc::cublaslt::sys::is_culib_present() } => Some("libcublasLt.so is not on this machine".into()),
+        Ok(_) if !has_blas() => Some("libcublasLt.so is not on this machine".into()),
         Ok(_) => None,
     }
+}
+
+/// Whether cuBLASLt is on this machine.
+pub fn has_blas() -> bool {
+    // SAFETY: looks a library up by its name.
+    unsafe { cudarc::cublaslt::sys::is_culib_present() }
 }
 
 /// What is known of a GPU without taking its memory.
