@@ -21,8 +21,12 @@ unsafe extern "C" fn simulator_barrier(thread: *mut Thread, id: i32, count: i32,
             fail(thread, place, format!("barrier {id}: a block has barriers 0 to 15"));
         }
         let extent = (*block).extent.x;
-        if count < 0 || count as u32 > extent.next_multiple_of(LANES as u32) || count as u32 % LANES as u32 != 0 {
-            fail(thread, place, format!("barrier {id} for {count} threads: expected a multiple of 32, at most the block's {extent}"));
+        if count < 0 || count as u32 > extent.next_multiple_of(LANES as u32) || !(count as u32).is_multiple_of(LANES as u32) {
+            fail(
+                thread,
+                place,
+                format!("barrier {id} for {count} threads: expected a multiple of 32, at most the block's {extent}"),
+            );
         }
         let barrier = &raw mut (*block).barriers[id as usize];
         if (*barrier).arrived == 0 {

@@ -72,7 +72,13 @@ pub(crate) unsafe fn complete(machine: *mut Machine) {
 /// # Safety
 /// Called by a kernel's thread, which is `thread`.
 #[unsafe(no_mangle)]
-unsafe extern "C" fn simulator_shared_of(thread: *mut Thread, own: *mut c_void, rank: u32, file: *const c_char, line: i32) -> *mut c_void {
+unsafe extern "C" fn simulator_shared_of(
+    thread: *mut Thread,
+    own: *mut c_void,
+    rank: u32,
+    file: *const c_char,
+    line: i32,
+) -> *mut c_void {
     // SAFETY: as the caller promises.
     unsafe {
         match mbarrier::remote(thread, own as usize, rank) {

@@ -143,7 +143,10 @@ pub(crate) unsafe fn left(thread: *mut Thread, last: bool) -> Option<(Place, Str
                 return Some((copy.place, what.to_string()));
             }
             if last && copy.loads() && copy.targets() & 1 << (*block).slot != 0 {
-                return Some((copy.place, "its block returned while the load started here was still under way: nobody waited for it".to_string()));
+                return Some((
+                    copy.place,
+                    "its block returned while the load started here was still under way: nobody waited for it".to_string(),
+                ));
             }
         }
         while (*machine).alive == 0 && !(*machine).copies.is_empty() {
@@ -224,7 +227,9 @@ impl Copy {
             };
             self.request.bytes = bytes as u32;
             if !(shared as usize).is_multiple_of(align) || !inside(shared as usize, bytes) {
-                return Err(format!("{bytes} bytes of shared memory at {shared:p}: expected the block's own, at a multiple of {align}"));
+                return Err(format!(
+                    "{bytes} bytes of shared memory at {shared:p}: expected the block's own, at a multiple of {align}"
+                ));
             }
             if self.loads() && (!inside(bar as usize, 8) || !(bar as usize).is_multiple_of(8)) {
                 return Err(format!("a load's mbarrier at {bar:p}: expected 8 aligned bytes of the block's shared memory"));
@@ -269,8 +274,12 @@ impl Copy {
                     if (*target).alive == 0 {
                         return Err(format!("a load into shared memory of block {slot} of the cluster, which has returned"));
                     }
-                    let place = |address: usize| mbarrier::corresponding(own, target, address).ok_or("an address outside of shared memory");
-                    self.pieces(place(shared as usize)? as *mut u8, |at, piece| ptr::copy_nonoverlapping(data.as_ptr().add(at), piece, 16));
+                    let place = |address: usize| {
+                        mbarrier::corresponding(own, target, address).ok_or("an address outside of shared memory")
+                    };
+                    self.pieces(place(shared as usize)? as *mut u8, |at, piece| {
+                        ptr::copy_nonoverlapping(data.as_ptr().add(at), piece, 16)
+                    });
                     mbarrier::arrive(machine, place(bar as usize)? as *mut u64, 0, -i64::from(bytes))?;
                 }
                 return Ok(());

@@ -85,20 +85,34 @@ pub fn kernels() -> &'static [(&'static str, &'static str)] {
     })
 }
 
+/// Threads of a kernel's blocks at most: its launch bound. None: there is no such kernel.
+pub fn threads(kernel: &str, build: Build) -> Option<u32> {
+    let entry = ENTRIES.iter().find(|entry| entry.name == kernel && entry.build == build)?;
+    // SAFETY: without arguments a trampoline only tells its bound.
+    Some(unsafe { (entry.entry)(std::ptr::null_mut()) })
+}
+
 /// Runs a kernel to its end. Several threads of the operating system may launch at once, on memory that does not overlap.
 ///
 /// Whatever the arguments are, accesses outside of live [`Memory`] end as a fault; `args` itself has to hold pointers to values of the
 /// parameters' types, one each.
 pub fn launch(launch: &Launch<'_>) -> Result<(), Fault> {
-    let refuse = |what| Fault { kernel: launch.kernel.to_string(), build: launch.build, block: None, thread: None, place: None, what };
+    let refuse =
+        |what| Fault { kernel: launch.kernel.to_string(), build: launch.build, block: None, thread: None, place: None, what };
     let entry = ENTRIES.iter().find(|entry| entry.name == launch.kernel && entry.build == launch.build);
     let entry = entry.ok_or_else(|| refuse("there is no such kernel".to_string()))?;
     check(entry, launch).map_err(refuse)?;
     let machine = machine::machine();
     // SAFETY: the machine is this thread's own and no launch runs on it; the entry's arguments were counted.
     unsafe {
-        (*machine).running = Running { kernel: entry.name, build: entry.build, params: entry.params, entry: entry.entry, args: launch.args.as_ptr().cast_mut() };
-        run(&mut *machine, launch)?;
+        (*machine).running = Running {
+            kernel: entry.name,
+            build: entry.build,
+            params: entry.params,
+            entry: entry.entry,
+            args: launch.args.as_ptr().cast_mut(),
+        };
+        trap::guarded(machine, || run(&mut *machine, launch))?;
         (*machine).running.edges().map_err(refuse)
     }
 }
@@ -118,7 +132,9 @@ fn check(entry: &Entry, launch: &Launch<'_>) -> Result<(), String> {
         return Err(format!("blocks of {threads} threads: its launch bound is {bound}"));
     }
     if *cluster == 0 || *cluster as usize > CLUSTER || !grid[0].is_multiple_of(*cluster) {
-        return Err(format!("clusters of {cluster} blocks in a grid of {grid:?}: expected 1 or 2, and a grid that it divides in x"));
+        return Err(format!(
+            "clusters of {cluster} blocks in a grid of {grid:?}: expected 1 or 2, and a grid that it divides in x"
+        ));
     }
     shared::Arena::limit(*dynamic_shared)?;
     for ((name, pointer), arg) in entry.params.iter().zip(args.iter()) {
@@ -139,7 +155,8 @@ unsafe fn run(machine: &mut Machine, launch: &Launch<'_>) -> Result<(), Fault> {
     machine.order.seed(launch.order);
     let clusters = u64::from(x / cluster) * u64::from(y) * u64::from(z);
     // Another order of blocks is a walk with a stride that meets each once.
-    let (start, stride) = if machine.order.natural() { (0, 1) } else { (machine.order.chance(clusters), machine.order.stride(clusters)) };
+    let (start, stride) =
+        if machine.order.natural() { (0, 1) } else { (machine.order.chance(clusters), machine.order.stride(clusters)) };
     for step in 0..clusters {
         let at = ((u128::from(start) + u128::from(step) * u128::from(stride)) % u128::from(clusters)) as u64;
         let (first, row) = ((at % u64::from(x / cluster)) as u32 * cluster, at / u64::from(x / cluster));

@@ -222,7 +222,9 @@ impl Machine {
         let mut machine = Box::new(Machine {
             running: Running { kernel: "", build: Build::Bf16, params: &[], entry: nothing, args: ptr::null_mut() },
             blocks: [block(0), block(1)],
-            warps: (0..CLUSTER * WARPS).map(|_| Warp { alive: 0, gathers: Vec::with_capacity(LANES), products: Products::default() }).collect(),
+            warps: (0..CLUSTER * WARPS)
+                .map(|_| Warp { alive: 0, gathers: Vec::with_capacity(LANES), products: Products::default() })
+                .collect(),
             threads: (0..CLUSTER * THREADS).map(thread).collect(),
             order: Order::default(),
             // SAFETY: it only takes an address.
@@ -319,9 +321,10 @@ impl Machine {
         // SAFETY: as the caller promises.
         unsafe {
             let worker = if self.order.begun((*thread).number) { (*thread).worker } else { self.worker() };
+            (*thread).worker = worker;
             self.current = thread;
             *self.slot = thread;
-            if (*worker).resume(self) {
+            if (*worker).resume() {
                 return;
             }
             // The thread is lost to a signal; its stack is not.
@@ -402,6 +405,11 @@ impl Machine {
     /// After a fault: forgets the threads that are still at work, and takes their stacks back.
     fn abandon(&mut self) {
         self.alive = 0;
+        for warp in &mut self.warps {
+            warp.alive = 0;
+            warp.gathers.clear();
+            warp.products.clear();
+        }
         self.copies.clear();
         self.drawn = ptr::null_mut();
         self.order.clear();

@@ -66,7 +66,14 @@ pub(crate) unsafe fn corresponding(own: *const Block, other: *const Block, addre
 /// # Safety
 /// Called by a kernel's thread, which is `thread`.
 #[unsafe(no_mangle)]
-unsafe extern "C" fn simulator_mbarrier(thread: *mut Thread, step: u32, bar: *mut u64, value: u32, file: *const c_char, line: i32) {
+unsafe extern "C" fn simulator_mbarrier(
+    thread: *mut Thread,
+    step: u32,
+    bar: *mut u64,
+    value: u32,
+    file: *const c_char,
+    line: i32,
+) {
     let place = Place { file, line };
     // SAFETY: the running thread, its block and its machine are live; the barrier's address is checked to lie in shared memory.
     unsafe {
@@ -136,7 +143,10 @@ pub(crate) unsafe fn arrive(machine: *mut Machine, bar: *mut u64, arrivals: i64,
         }
         state.missing -= arrivals;
         if state.missing < 0 {
-            return Err(format!("an arrival too many at an mbarrier for {}, whose phase still waits for {} bytes", state.arrivals, state.bytes));
+            return Err(format!(
+                "an arrival too many at an mbarrier for {}, whose phase still waits for {} bytes",
+                state.arrivals, state.bytes
+            ));
         }
         if state.missing == 0 && state.bytes == 0 {
             state.parity ^= 1;

@@ -126,7 +126,9 @@ impl Order {
             Policy::Scattered => {
                 let start = self.chance((ALL * LANES) as u64) as usize;
                 // A start among warps that have someone ready: most of the numbers belong to none.
-                warp = (0..start % self.warps.count_ones() as usize).fold(self.warps, |warps, _| warps & (warps - 1)).trailing_zeros() as usize;
+                warp = (0..start % self.warps.count_ones() as usize)
+                    .fold(self.warps, |warps, _| warps & (warps - 1))
+                    .trailing_zeros() as usize;
                 lane = start / ALL;
             }
             Policy::Ahead if self.ready.0[warp] != 0 => lane = 0,

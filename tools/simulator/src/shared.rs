@@ -86,7 +86,9 @@ impl Arena {
     /// Whether so much dynamic memory can be had.
     pub fn limit(dynamic_bytes: usize) -> Result<(), String> {
         let most = MOST;
-        (dynamic_bytes <= most).then_some(()).ok_or_else(|| format!("{dynamic_bytes} bytes of dynamic shared memory: at most {most} can be had"))
+        (dynamic_bytes <= most)
+            .then_some(())
+            .ok_or_else(|| format!("{dynamic_bytes} bytes of dynamic shared memory: at most {most} can be had"))
     }
 
     /// The block has returned before the others of its cluster: nobody may reach into its memory any more.
@@ -134,7 +136,9 @@ impl Arena {
         self.used += bytes;
         if fixed > MOST_STATIC || self.used > MOST || start + bytes + RED > self.dynamic {
             let (fixed_most, most, used) = (MOST_STATIC, MOST, self.used);
-            return Err(format!("{used} bytes of shared memory, {fixed} in arrays of fixed size: at most {most} and {fixed_most} can be had"));
+            return Err(format!(
+                "{used} bytes of shared memory, {fixed} in arrays of fixed size: at most {most} and {fixed_most} can be had"
+            ));
         }
         self.fill(self.top, start - self.top, CANARY);
         self.fill(start, bytes, POISON);
@@ -148,15 +152,23 @@ impl Arena {
     pub fn overwritten(&mut self) -> Option<(String, Option<Place>)> {
         self.open();
         // SAFETY: the window is accessible, and what is looked at lies within it.
-        let intact = |start: usize, bytes: usize| unsafe { slice::from_raw_parts(self.start().add(start), bytes) }.iter().all(|byte| *byte == CANARY);
+        let intact = |start: usize, bytes: usize| {
+            unsafe { slice::from_raw_parts(self.start().add(start), bytes) }.iter().all(|byte| *byte == CANARY)
+        };
         for site in &self.sites {
             // SAFETY: a name that the compiler stored.
             let name = unsafe { CStr::from_ptr(site.name) }.to_string_lossy();
             if !intact(site.start + site.bytes, RED) {
-                return Some((format!("shared array `{name}` of {} bytes was written past its end", site.bytes), Some(site.place)));
+                return Some((
+                    format!("shared array `{name}` of {} bytes was written past its end", site.bytes),
+                    Some(site.place),
+                ));
             }
             if !intact(site.start - RED, RED) {
-                return Some((format!("shared array `{name}` of {} bytes was written before its start", site.bytes), Some(site.place)));
+                return Some((
+                    format!("shared array `{name}` of {} bytes was written before its start", site.bytes),
+                    Some(site.place),
+                ));
             }
         }
         let (bytes, end) = (self.dynamic_bytes, self.dynamic + self.dynamic_bytes);

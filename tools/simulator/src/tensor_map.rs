@@ -96,7 +96,9 @@ impl TensorMap {
         let (row, span) = (tile[0] * bytes, swizzle.span());
         // The driver also takes shorter rows with a swizzle; how they lie in shared memory is not modelled.
         if !row.is_multiple_of(16) || (swizzle != Swizzle::None && row != span) {
-            return Err(format!("expected rows of the box of 16-byte pieces, with a swizzle of its {span} bytes, found {row} bytes"));
+            return Err(format!(
+                "expected rows of the box of 16-byte pieces, with a swizzle of its {span} bytes, found {row} bytes"
+            ));
         }
         let mut map = TensorMap {
             mark: MARK,

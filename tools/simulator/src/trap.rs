@@ -4,17 +4,9 @@
 use crate::{
     machine::{Machine, Running},
     memory,
-    worker::Escape,
 };
 use corosensei::trap::TrapHandlerRegs;
-use std::{
-    cell::Cell,
-    ffi::c_void,
-    mem::MaybeUninit,
-    process::Command,
-    ptr,
-    sync::OnceLock,
-};
+use std::{cell::Cell, ffi::c_void, mem::MaybeUninit, process::Command, ptr, sync::OnceLock};
 
 const SIGNALS: [i32; 4] = [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE];
 
@@ -33,21 +25,16 @@ pub(crate) struct Trap {
     closed: bool,
 }
 
-#[derive(Clone, Copy)]
-struct Guarded {
-    machine: *mut Machine,
-    escape: Escape,
-}
-
 thread_local! {
-    static GUARDED: Cell<Option<Guarded>> = const { Cell::new(None) };
+    /// The machine whose coroutines run now.
+    static RUNNING: Cell<*mut Machine> = const { Cell::new(ptr::null_mut()) };
 }
 
-/// Runs a coroutine so that signals in it end it.
-pub(crate) fn guarded<R>(machine: *mut Machine, escape: Escape, run: impl FnOnce() -> R) -> R {
-    GUARDED.set(Some(Guarded { machine, escape }));
+/// Runs a machine so that a signal in one of its coroutines ends that coroutine.
+pub(crate) fn guarded<R>(machine: *mut Machine, run: impl FnOnce() -> R) -> R {
+    RUNNING.set(machine);
     let result = run();
-    GUARDED.set(None);
+    RUNNING.set(ptr::null_mut());
     result
 }
 
@@ -86,9 +73,8 @@ pub(crate) fn install() {
 unsafe extern "C" fn handle(signal: i32, info: *mut libc::siginfo_t, context: *mut c_void) {
     // SAFETY: the kernel hands over both; the machine is the one whose coroutine was interrupted.
     unsafe {
-        if let Some(Guarded { machine, escape }) = GUARDED.get()
-            && escape_to(machine, escape, signal, (*info).si_addr() as usize, context.cast())
-        {
+        let machine = RUNNING.get();
+        if !machine.is_null() && end_coroutine(machine, signal, (*info).si_addr() as usize, context.cast()) {
             return;
         }
         pass_on(signal, info, context);
@@ -96,11 +82,16 @@ unsafe extern "C" fn handle(signal: i32, info: *mut libc::siginfo_t, context: *m
 }
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-unsafe fn escape_to(machine: *mut Machine, escape: Escape, signal: i32, address: usize, context: *mut libc::ucontext_t) -> bool {
+unsafe fn end_coroutine(machine: *mut Machine, signal: i32, address: usize, context: *mut libc::ucontext_t) -> bool {
     // SAFETY: as in `handle`. The coroutine's frames are given up: they are C++ without destructors, or ours and own nothing.
     unsafe {
         let registers = &mut (*context).uc_mcontext.gregs;
         let stack = registers[libc::REG_RSP as usize] as usize;
+        let current = (*machine).current;
+        if current.is_null() || (*current).worker.is_null() {
+            return false;
+        }
+        let escape = (*(*current).worker).escape();
         if !escape.stack_ptr_in_bounds(stack) {
             return false;
         }
@@ -126,7 +117,7 @@ unsafe fn escape_to(machine: *mut Machine, escape: Escape, signal: i32, address:
 
 /// Elsewhere the registers have other names: a fault there ends the process, as it would without this file.
 #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
-unsafe fn escape_to(_: *mut Machine, _: Escape, _: i32, _: usize, _: *mut libc::ucontext_t) -> bool {
+unsafe fn end_coroutine(_: *mut Machine, _: i32, _: usize, _: *mut libc::ucontext_t) -> bool {
     false
 }
 
@@ -186,7 +177,7 @@ impl Trap {
         // SAFETY: a plain call.
         let base = unsafe {
             let mut found: libc::Dl_info = MaybeUninit::zeroed().assume_init();
-            if libc::dladdr(self.program as *const c_void, &mut found) == 0  {
+            if libc::dladdr(self.program as *const c_void, &mut found) == 0 {
                 return None;
             }
             found.dli_fbase as usize

@@ -48,7 +48,14 @@ struct Mma {
 /// # Safety
 /// Called by a kernel's thread, which is `thread`, with the payload that belongs to `step`.
 #[unsafe(no_mangle)]
-unsafe extern "C" fn simulator_warp(thread: *mut Thread, step: u32, mask: u32, payload: *mut c_void, file: *const c_char, line: i32) {
+unsafe extern "C" fn simulator_warp(
+    thread: *mut Thread,
+    step: u32,
+    mask: u32,
+    payload: *mut c_void,
+    file: *const c_char,
+    line: i32,
+) {
     // SAFETY: as the caller promises.
     unsafe { self::step(thread, step, mask, payload, Place { file, line }) }
 }
@@ -62,7 +69,11 @@ pub(crate) unsafe fn step(thread: *mut Thread, step: u32, mask: u32, payload: *m
     unsafe {
         let (warp, bit, name) = ((*thread).warp, 1 << (*thread).lane, NAMES[step as usize]);
         if mask & bit == 0 {
-            fail(thread, place, format!("{name} with mask {mask:#010x}, which does not name the calling lane {}", (*thread).lane));
+            fail(
+                thread,
+                place,
+                format!("{name} with mask {mask:#010x}, which does not name the calling lane {}", (*thread).lane),
+            );
         }
         let gone = mask & !(*warp).alive;
         if gone != 0 && step != SYNCWARP {
@@ -145,7 +156,8 @@ unsafe fn perform(step: u32, first: *mut Thread, set: u32) -> Result<(), String>
         let payload = move |lane: usize| (*first.add(lane)).payload;
         match step {
             SHUFFLE => {
-                let values: [u64; LANES] = std::array::from_fn(|lane| if set >> lane & 1 == 1 { (*payload(lane).cast::<Shuffle>()).value } else { 0 });
+                let values: [u64; LANES] =
+                    std::array::from_fn(|lane| if set >> lane & 1 == 1 { (*payload(lane).cast::<Shuffle>()).value } else { 0 });
                 for lane in lanes(set) {
                     let shuffle = payload(lane).cast::<Shuffle>();
                     let source = (*shuffle).source as usize;

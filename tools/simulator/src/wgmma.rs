@@ -155,7 +155,9 @@ unsafe extern "C" fn simulator_descriptor(
     unsafe {
         let offset = (start as usize).wrapping_sub((*(*thread).block).shared as usize);
         if offset >= WINDOW || !offset.is_multiple_of(16) || !lead.is_multiple_of(16) || !stride.is_multiple_of(16) {
-            let what = format!("a matrix descriptor of {start:p}, {lead}, {stride}: expected shared memory and distances in multiples of 16");
+            let what = format!(
+                "a matrix descriptor of {start:p}, {lead}, {stride}: expected shared memory and distances in multiples of 16"
+            );
             fail(thread, Place { file, line }, what);
         }
         let field = |bytes: u64| (bytes & 0x3_FFFF) >> 4;
@@ -217,7 +219,8 @@ unsafe fn issue(thread: *mut Thread, request: Request, place: Place) -> Result<(
             }
         }
         let product = &mut products.queue[at];
-        let (first, same) = (&product.request, |a: &Request| (a.a, a.b, a.n, a.major_a, a.major_b, a.accumulate != 0, a.a_registers.is_null()));
+        let (first, same) =
+            (&product.request, |a: &Request| (a.a, a.b, a.n, a.major_a, a.major_b, a.accumulate != 0, a.a_registers.is_null()));
         if same(first) != same(&request) || product.group != (*thread).issued.groups || product.place != place {
             return Err(format!("wgmma with other operands than another lane of the warp gave at {}", product.place));
         }
@@ -270,7 +273,8 @@ impl Products {
     unsafe fn perform(&mut self, count: usize, warp: usize, window: *const u8) -> Result<(), String> {
         let Products { queue, accumulators, .. } = self;
         for product in queue[..count].iter_mut().filter(|product| !product.done) {
-            let own = accumulators.iter_mut().find(|own| own.number == product.accumulators).ok_or("wgmma without accumulators")?;
+            let own =
+                accumulators.iter_mut().find(|own| own.number == product.accumulators).ok_or("wgmma without accumulators")?;
             // SAFETY: the operands lie in the window.
             unsafe { multiply(product, own, warp % 4 * 16, window)? };
             product.done = true;
@@ -327,9 +331,9 @@ unsafe fn multiply(product: &Product, own: &mut Accumulators, first: usize, wind
                 *sum = own.values[register][lane];
             }
         }
-        for k in 0..K {
-            let x = left[k][row];
-            sums[..n].iter_mut().zip(&right[k][..n]).for_each(|(sum, y)| *sum += x * y);
+        for (left, right) in left.iter().zip(&right) {
+            let x = left[row];
+            sums[..n].iter_mut().zip(&right[..n]).for_each(|(sum, y)| *sum += x * y);
         }
         for (column, sum) in sums[..n].iter().enumerate() {
             let (register, lane) = place(column);

@@ -17,7 +17,8 @@ pub(crate) struct Worker {
 impl Worker {
     pub fn new(machine: *mut Machine) -> Box<Self> {
         let mut worker = Box::new(Worker { coroutine: None, yielder: ptr::null() });
-        let stack = DefaultStack::new(STACK).unwrap_or_else(|error| panic!("no memory for a thread's stack of {STACK} bytes: {error}"));
+        let stack =
+            DefaultStack::new(STACK).unwrap_or_else(|error| panic!("no memory for a thread's stack of {STACK} bytes: {error}"));
         worker.start(machine, stack);
         worker
     }
@@ -42,10 +43,14 @@ impl Worker {
     }
 
     /// Runs until the thread waits or there is no other to run on this stack. False: a signal ended it.
-    pub fn resume(&mut self, machine: *mut Machine) -> bool {
+    pub fn resume(&mut self) -> bool {
         let coroutine = self.coroutine.as_mut().expect("a worker has its coroutine until it is dropped");
-        let result = crate::trap::guarded(machine, coroutine.trap_handler(), || coroutine.resume(()));
-        matches!(result, CoroutineResult::Yield(()))
+        matches!(coroutine.resume(()), CoroutineResult::Yield(()))
+    }
+
+    /// The way out of the coroutine for a signal's handler.
+    pub fn escape(&self) -> CoroutineTrapHandler<()> {
+        self.coroutine.as_ref().expect("a worker has its coroutine until it is dropped").trap_handler()
     }
 
     /// Back to the scheduler.
@@ -73,6 +78,3 @@ impl Worker {
         }
     }
 }
-
-/// The way out of a coroutine for a signal's handler.
-pub(crate) type Escape = CoroutineTrapHandler<()>;

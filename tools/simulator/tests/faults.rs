@@ -6,9 +6,9 @@ mod common;
 use common::{Arg, Arg::*, ORDERS, Probe, download, fresh, upload};
 use simulator::{Fault, Memory};
 
-/// The fault of a launch of 128 threads, in every order; the first one.
+/// The fault of a launch of 128 threads, in each kind of order; the first one.
 fn fault(kernel: &'static str, args: impl Fn() -> Vec<Arg>) -> Fault {
-    let mut faults = ORDERS.map(|order| Probe::new(kernel).threads(128).run(&mut args(), order).unwrap_err());
+    let mut faults = (0..4).map(|order| Probe::new(kernel).threads(128).run(&mut args(), order).unwrap_err());
     let first = faults.next().unwrap();
     assert!(faults.all(|fault| fault.kernel == first.kernel));
     first
@@ -18,7 +18,9 @@ fn fault(kernel: &'static str, args: impl Fn() -> Vec<Arg>) -> Fault {
 fn an_index_too_far_is_named() {
     let memory = Memory::new();
     let out = fresh::<u32>(&memory, 100);
-    for (at, what) in [(100, "writes `out`, 0 bytes past the end of its 400 bytes"), (70_000, "writes `out`, 279600 bytes past the end")] {
+    for (at, what) in
+        [(100, "writes `out`, 0 bytes past the end of its 400 bytes"), (70_000, "writes `out`, 279600 bytes past the end")]
+    {
         let fault = fault("fault_write", || vec![Pointer(out), Int(at)]);
         assert_eq!((fault.thread, fault.block), (Some(7), Some([0, 0, 0])));
         assert!(fault.what.starts_with(what), "{fault}");
@@ -102,7 +104,7 @@ fn masks_name_who_is_there() {
     // A block of 20 threads has no lane 31.
     let short = Probe::new("probe_votes").threads(20).run(&mut [Pointer(out), Int(0)], 0).unwrap_err();
     assert!(short.what.contains("names lane 20"), "{short}");
-    let own = fault("fault_mask", || vec![Pointer(out), Int(0xFF)]);
+    let own = Probe::new("fault_mask").run(&mut [Pointer(out), Int(0xFF00)], 0).unwrap_err();
     assert!(own.what.contains("does not name the calling lane"), "{own}");
     let source = fault("fault_mask", || vec![Pointer(out), Int(0xFFFF)]);
     assert!(source.what.contains("from lane 20, which mask 0x0000ffff does not name"), "{source}");

@@ -45,7 +45,9 @@ fn mma_multiplies_fragments() {
     let memory = Memory::new();
     for order in ORDERS {
         let d = upload(&memory, &sums);
-        Probe::new("probe_mma").run(&mut [Pointer(d), Pointer(upload(&memory, &left)), Pointer(upload(&memory, &right))], order).unwrap();
+        Probe::new("probe_mma")
+            .run(&mut [Pointer(d), Pointer(upload(&memory, &left)), Pointer(upload(&memory, &right))], order)
+            .unwrap();
         let d = download::<f32>(d, 128);
         for lane in 0..32 {
             for i in 0..4 {

@@ -7,12 +7,15 @@ use std::{ffi::c_void, mem::size_of};
 pub enum Arg {
     Pointer(*mut u8),
     Int(i32),
+    Long(i64),
+    Float(f32),
     Map(Box<TensorMap>),
 }
 
 /// A launch in the making: one block of one warp, in the natural order, unless told otherwise.
 pub struct Probe {
     pub kernel: &'static str,
+    pub build: Build,
     pub grid: [u32; 3],
     pub threads: u32,
     pub cluster: u32,
@@ -21,7 +24,7 @@ pub struct Probe {
 
 impl Probe {
     pub fn new(kernel: &'static str) -> Self {
-        Probe { kernel, grid: [1, 1, 1], threads: 32, cluster: 1, dynamic: 0 }
+        Probe { kernel, build: Build::Bf16, grid: [1, 1, 1], threads: 32, cluster: 1, dynamic: 0 }
     }
 
     pub fn threads(self, threads: u32) -> Self {
@@ -32,11 +35,13 @@ impl Probe {
         let value = |arg: &mut Arg| match arg {
             Arg::Pointer(pointer) => (&raw mut *pointer).cast::<c_void>(),
             Arg::Int(value) => (&raw mut *value).cast(),
+            Arg::Long(value) => (&raw mut *value).cast(),
+            Arg::Float(value) => (&raw mut *value).cast(),
             Arg::Map(map) => (&raw mut **map).cast(),
         };
         let mut args: Vec<*mut c_void> = args.iter_mut().map(value).collect();
-        let Probe { kernel, grid, threads, cluster, dynamic } = *self;
-        launch(&Launch { kernel, build: Build::Bf16, grid, threads, cluster, dynamic_shared: dynamic, args: &mut args, order })
+        let Probe { kernel, build, grid, threads, cluster, dynamic } = *self;
+        launch(&Launch { kernel, build, grid, threads, cluster, dynamic_shared: dynamic, args: &mut args, order })
     }
 }
 

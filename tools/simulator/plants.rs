@@ -1,0 +1,85 @@
+//! Faults that are planted into copies of real kernels, to see that the simulator's checks catch them. build.rs makes the copies,
+//! tests/plants.rs launches them. Where a text below is no longer in its file the build warns and the test fails: the plant has to
+//! follow the kernel.
+
+/// A copy of a kernel's file in which one place is another.
+pub struct Plant {
+    /// Its name; the copy's kernels are launched as `name/kernel`.
+    pub name: &'static str,
+    /// The kernels' file, a `.cu` of kernels/.
+    pub kernels: &'static str,
+    /// The file that changes: the same, or a header.
+    pub file: &'static str,
+    /// What is there.
+    pub text: &'static str,
+    /// What is put there.
+    pub planted: &'static str,
+}
+
+/// All of them.
+pub const PLANTS: &[Plant] = &[
+    // The sum reads other warps' parts before they are written.
+    Plant {
+        name: "barrier_before_reading",
+        kernels: "rmsnorm.cu",
+        file: "reduce.cuh",
+        text: "    __syncthreads();\n#pragma unroll\n    for (int k = 0; k < N; ++k) {\n        x[k] = partials",
+        planted: "#pragma unroll\n    for (int k = 0; k < N; ++k) {\n        x[k] = partials",
+    },
+    // The next sum's parts are written before all have read this one's.
+    Plant {
+        name: "barrier_before_writing_again",
+        kernels: "logprob.cu",
+        file: "reduce.cuh",
+        text: "    // The next call writes the partials again.\n    __syncthreads();\n",
+        planted: "",
+    },
+    // The next angles are written while others still turn by these.
+    Plant {
+        name: "barrier_at_a_loops_end",
+        kernels: "rope.cu",
+        file: "rope.cu",
+        text: "        // The next angles take these ones' place.\n        __syncthreads();\n",
+        planted: "",
+    },
+    // The next tile of keys and values is loaded while others still multiply by this one.
+    Plant {
+        name: "barrier_before_a_tile",
+        kernels: "attention_fwd.cu",
+        file: "attention_fwd.cu",
+        text: "        __syncthreads();\n        load_tile<D>(keys",
+        planted: "        load_tile<D>(keys",
+    },
+    // One element more than there are.
+    Plant {
+        name: "element_too_far",
+        kernels: "rows.cu",
+        file: "rows.cu",
+        text: "static_cast<int>(n - first));",
+        planted: "static_cast<int>(n - first) + 1);",
+    },
+    // One row more than there are.
+    Plant {
+        name: "row_too_far",
+        kernels: "embed.cu",
+        file: "embed.cu",
+        text: "    if (i >= t) {\n        return;",
+        planted: "    if (i > t) {\n        return;",
+    },
+    // One place fewer in shared memory than are written.
+    Plant {
+        name: "shared_array_too_short",
+        kernels: "rope.cu",
+        file: "rope.cu",
+        text: "SHARED(float, cosine, ROPE_ANGLES);",
+        planted: "SHARED(float, cosine, ROPE_ANGLES - 1);",
+    },
+    // Half of the output is not written.
+    Plant {
+        name: "output_unwritten",
+        kernels: "swiglu.cu",
+        file: "swiglu.cu",
+        text: "    store_piece<WHOLE>(dgate_up + f + j, Piece<act>::of(dup), f - j);\n",
+        planted: "",
+    },
+];

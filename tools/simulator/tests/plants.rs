@@ -1,0 +1,169 @@
+//! Copies of real kernels with one planted fault each: the simulator alone, without a reference to compare with, has to see that
+//! something is wrong with them, and that nothing is with the originals.
+
+#[allow(dead_code, reason = "each file of tests uses a part of it")]
+mod common;
+#[allow(dead_code, reason = "the texts are for build.rs")]
+#[path = "../plants.rs"]
+mod plants;
+
+use common::{Arg, Arg::*, ORDERS, Probe, download, fresh, upload};
+use plants::PLANTS;
+use simulator::{Build, Memory, threads};
+
+/// What was noticed about a kernel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Notice {
+    Nothing,
+    Fault(String),
+    /// Words that nobody wrote, or that come from such.
+    Poison,
+    /// Orders of threads that do not give the same bits.
+    Orders,
+}
+
+/// Arguments and the outputs among them, in words.
+type Made = (Vec<Arg>, Vec<(*mut u8, usize)>);
+
+/// Launches in every order, each with arguments of its own.
+fn notice(kernel: &'static str, grid: [u32; 3], dynamic: usize, make: &dyn Fn(&Memory) -> Made) -> Notice {
+    let build = Build::F32;
+    let probe = Probe {
+        build,
+        grid,
+        dynamic,
+        threads: threads(kernel, build).unwrap_or_else(|| panic!("{kernel} was not built: see the build's warning")),
+        ..Probe::new(kernel)
+    };
+    let mut first: Option<Vec<u32>> = None;
+    for order in ORDERS {
+        let memory = Memory::new();
+        let (mut args, outputs) = make(&memory);
+        if let Err(fault) = probe.run(&mut args, order) {
+            return Notice::Fault(fault.what);
+        }
+        let words: Vec<u32> = outputs.iter().flat_map(|(start, words)| download::<u32>(*start, *words)).collect();
+        if words.iter().any(|word| f32::from_bits(*word).is_nan()) {
+            return Notice::Poison;
+        }
+        if first.get_or_insert_with(|| words.clone()) != &words {
+            return Notice::Orders;
+        }
+    }
+    Notice::Nothing
+}
+
+/// Numbers in [-1, 1) without order.
+fn numbers(memory: &Memory, count: usize) -> *mut u8 {
+    let number = |i: usize| (i.wrapping_mul(2_654_435_761) >> 8 & 0xFFFF) as f32 / 32_768.0 - 1.0;
+    upload(memory, &(0..count).map(number).collect::<Vec<_>>())
+}
+
+/// What is noticed about a plant's kernel; about the original, nothing is.
+fn caught(plant: &str, kernel: &str, grid: [u32; 3], dynamic: usize, make: impl Fn(&Memory) -> Made) -> Notice {
+    assert!(PLANTS.iter().any(|known| known.name == plant), "{plant} is not in plants.rs");
+    assert_eq!(notice(kernel.to_string().leak(), grid, dynamic, &make), Notice::Nothing, "{kernel} as it is");
+    let notice = notice(format!("{plant}/{kernel}").leak(), grid, dynamic, &make);
+    assert_ne!(notice, Notice::Nothing, "{plant}/{kernel}");
+    notice
+}
+
+#[test]
+fn a_missing_barrier_before_reading() {
+    let (t, c) = (3, 300);
+    let notice = caught("barrier_before_reading", "rmsnorm_fwd", [t as u32, 1, 1], 0, |memory| {
+        let (out, rstd) = (fresh::<f32>(memory, t * c), fresh::<f32>(memory, t));
+        let inputs = [Pointer(numbers(memory, t * c)), Pointer(numbers(memory, c)), Int(t as i32), Int(c as i32), Float(1e-6)];
+        ([Pointer(out), Pointer(rstd)].into_iter().chain(inputs).collect(), vec![(out, t * c), (rstd, t)])
+    });
+    assert_eq!(notice, Notice::Poison, "other warps' parts are poison");
+}
+
+#[test]
+fn a_missing_barrier_before_writing_again() {
+    // The sum and the weighted sum follow each other.
+    let (rows, v) = (2, 1500);
+    let notice = caught("barrier_before_writing_again", "logprob_fold", [rows as u32, 1, 1], 0, |memory| {
+        let (state, fault) = (fresh::<f32>(memory, rows * 4), upload(memory, &[0u32; 3]));
+        let inputs = [Pointer(numbers(memory, rows * v)), Pointer(upload(memory, &[3u32, 1400])), Pointer(fault)];
+        let extents = [rows, 0, v, v].map(|x| Int(x as i32));
+        ([Pointer(state)].into_iter().chain(inputs).chain(extents).chain([Float(1.0)]).collect(), vec![(state, rows * 4)])
+    });
+    assert_eq!(notice, Notice::Orders);
+}
+
+/// rope over tokens whose heads are so wide that a block takes the angles in several rounds.
+fn rope(memory: &Memory) -> Made {
+    let (t, heads, dim) = (2, 2, 600);
+    let qkv = numbers(memory, t * heads * dim);
+    let positions = upload(memory, &[5u32, 6]);
+    let frequencies = numbers(memory, dim / 2);
+    let extents = [t, heads, heads * dim, dim].map(|x| Int(x as i32));
+    let args = [Pointer(qkv), Pointer(positions), Pointer(frequencies)].into_iter().chain(extents).chain([Float(1.0)]);
+    (args.collect(), vec![(qkv, t * heads * dim)])
+}
+
+#[test]
+fn a_missing_barrier_at_a_loops_end() {
+    assert_eq!(caught("barrier_at_a_loops_end", "rope", [2, 1, 1], 0, rope), Notice::Orders);
+}
+
+#[test]
+fn a_missing_barrier_before_a_tile() {
+    let (t, q, kv, dim) = (200, 1, 1, 64);
+    // One sequence of four tiles of rows; more dynamic shared memory than the kernel needs is no matter.
+    let notice = caught("barrier_before_a_tile", "attention_fwd_d64", [4, 1, 1], 100 << 10, |memory| {
+        let (out, lse) = (fresh::<f32>(memory, t * q * dim), fresh::<f32>(memory, q * t));
+        let (qkv, bounds) = (numbers(memory, t * (q + 2 * kv) * dim), upload(memory, &[0u32, t as u32]));
+        let extents = [1, t, q, kv, dim].map(|x| Int(x as i32));
+        let args = [Pointer(out), Pointer(lse), Pointer(qkv), Pointer(bounds)].into_iter().chain(extents).chain([Float(0.125)]);
+        (args.collect(), vec![(out, t * q * dim), (lse, q * t)])
+    });
+    assert_eq!(notice, Notice::Orders);
+}
+
+#[test]
+fn an_element_too_far() {
+    let n = 100;
+    let notice = caught("element_too_far", "add", [1, 1, 1], 0, |memory| {
+        let (out, inp) = (numbers(memory, n), numbers(memory, n));
+        (vec![Pointer(out), Pointer(inp), Long(n as i64)], vec![(out, n)])
+    });
+    assert!(matches!(&notice, Notice::Fault(what) if what.contains("0 bytes past the end of its 400 bytes")), "{notice:?}");
+}
+
+#[test]
+fn a_row_too_far() {
+    let (t, c, v) = (12, 64, 9);
+    let notice = caught("row_too_far", "embed_fwd", [2, 1, 1], 0, |memory| {
+        let (out, fault) = (fresh::<f32>(memory, t * c), upload(memory, &[0u32; 3]));
+        let ids: Vec<u32> = (0..t as u32).map(|i| i % v as u32).collect();
+        let inputs = [Pointer(numbers(memory, v * c)), Pointer(upload(memory, &ids)), Pointer(fault)];
+        let extents = [t, c, v].map(|x| Int(x as i32));
+        ([Pointer(out)].into_iter().chain(inputs).chain(extents).collect(), vec![(out, t * c)])
+    });
+    assert!(
+        matches!(&notice, Notice::Fault(what) if what.contains("reads `ids`, 0 bytes past the end of its 48 bytes")),
+        "{notice:?}"
+    );
+}
+
+#[test]
+fn a_shared_array_too_short() {
+    let notice = caught("shared_array_too_short", "rope", [2, 1, 1], 0, rope);
+    assert!(
+        matches!(&notice, Notice::Fault(what) if what.contains("shared array `cosine` of 508 bytes was written past its end")),
+        "{notice:?}"
+    );
+}
+
+#[test]
+fn an_output_unwritten() {
+    let (t, f) = (2, 40);
+    let notice = caught("output_unwritten", "swiglu_bwd", [t as u32, 1, 1], 0, |memory| {
+        let dgate_up = fresh::<f32>(memory, t * 2 * f);
+        let inputs = [Pointer(numbers(memory, t * f)), Pointer(numbers(memory, t * 2 * f)), Int(t as i32), Int(f as i32)];
+        ([Pointer(dgate_up)].into_iter().chain(inputs).collect(), vec![(dgate_up, t * 2 * f)])
+    });
+    assert_eq!(notice, Notice::Poison);
+}
