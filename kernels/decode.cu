@@ -46,7 +46,7 @@ __device__ __forceinline__ void attend_split(float* partial, const act* qkv, con
     for (int first = head * group; first < head * group + group; first += DECODE_HEADS) {
         const int heads = min(DECODE_HEADS, head * group + group - first);
         // From shared memory, where DEPTH keys share a read: in registers they would leave room for half as many blocks.
-        __syncthreads();
+        // Nobody reads the queries of the heads before any more: teams have met since.
         for (int i = threadIdx.x; i < heads * D; i += DECODE_THREADS) {
             const act* row = queries + (first + i / D) * static_cast<size_t>(dim);
             query[i] = i % D < dim ? scale * LOG2_E * to_float(row[i % D]) : 0.0f;
@@ -181,10 +181,10 @@ cache_write(act* k, act* v, const act* qkv, const unsigned* slots, const unsigne
     }
 }
 
-// Grid: x = splits, y = kv, z = b. No dynamic shared memory. 1 <= dim <= 128. `splits`, from 1 up: the host need not know the lengths,
-// ceil(capacity / DECODE_SPLIT_KEYS) fills the machine as well as the keys allow. Each sequence is cut into equal parts of its own
-// length but of no fewer than DECODE_SPLIT_KEYS keys, which would cost more to start and to join than they save; what is left over
-// is empty.
+// Grid: x = splits, y = kv, z = b. No dynamic shared memory. 1 <= dim <= 128. `splits`, from 1 up: the host need not know the
+// lengths, ceil(capacity / DECODE_SPLIT_KEYS) fills the machine as well as the keys allow. Each sequence is cut into equal parts of
+// its own length but of no fewer than DECODE_SPLIT_KEYS keys, which would cost more to start and to join than they save; what is
+// left over is empty.
 extern "C" __global__ void __launch_bounds__(DECODE_THREADS)
 attention_decode(float* partial, const act* qkv, const act* k, const act* v, const unsigned* slots, const unsigned* lengths, unsigned* fault, int b, int slot_count, int q, int kv, int dim, int capacity, int splits, float scale) {
     const unsigned slot = slots[blockIdx.z];

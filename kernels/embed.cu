@@ -58,8 +58,8 @@ embed_fwd(act* out, const act* table, const unsigned* ids, unsigned* fault, int 
 // Tokens of a chunk: one word of 32 bits for each lane of a warp.
 constexpr int CHUNK = WARP * WARP;
 
-// Lists in `matches` those of the tokens `base..base + CHUNK` that have this id, in order; returns their number. Ends and begins
-// with all threads together.
+// Lists in `matches` those of the tokens `base..base + CHUNK` that have this id, in order; returns their number. A call writes
+// the list behind its first barrier, so a thread may read the list of the call before for as long as it likes.
 __device__ __forceinline__ int find_matches(unsigned short* matches, const unsigned* ids, unsigned id, int base, int t) {
     constexpr int WARPS = EMBED_BWD_THREADS / WARP;
     SHARED(unsigned, words, WARP);
@@ -119,8 +119,6 @@ __device__ __forceinline__ void add_tokens(
                 sum[i] += d[i];
             }
         }
-        // The next chunk's list takes this one's place.
-        __syncthreads();
     }
     store_piece<WHOLE>(row, Piece<float>::of(sum), c - j);
 }

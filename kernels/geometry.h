@@ -36,7 +36,7 @@
 #define RMSNORM_THREADS 128
 
 // ---- sums over rows (rmsnorm_dweight, scalar_head_dweight): columns that a block owns ----
-#define COLUMN_SUM_THREADS 1024
+#define COLUMN_SUM_THREADS 512
 #define COLUMN_SUM_COLUMNS 32
 
 // ---- rope.cu: a block takes a token, so many angles at a time ----

@@ -235,7 +235,8 @@ template <int PENDING> __device__ inline void bulk_wait_read() {
 }
 
 // ---- the rest ----
-// The warpgroup's registers a thread, from what the others gave up: 24 to 256, a multiple of 8. By whole warpgroups.
+// The warpgroup's registers a thread, from what the others gave up: 24 to 256, a multiple of 8. By whole warpgroups. ptxas passes over
+// it unless the kernel's launch bound also says how many blocks a multiprocessor has: __launch_bounds__(THREADS, 1).
 template <int REGISTERS> __device__ inline void registers_more() {
     asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(REGISTERS));
 }

@@ -9,11 +9,11 @@
 // each kernel makes it again where it reads. The mask itself is exact and 1 / (1 - p) goes into the float sum: a dropped-out x
 // is never rounded.
 //
-// Ranks are small (4 to 64) and rows long, so everything here is bound by reading or writing the long matrix once, and operands
-// go from memory to registers. Three shapes:
+// Ranks are small (4 to 64) and rows long, so everything here is bound by reading or writing the long matrix once, and its elements
+// go from memory to registers, 16 bytes a lane. Three shapes:
 //
 //   project  z and dz: a block owns 16 tokens and all ranks (32 at a time). Its warps share out the long dimension, each feeding
-//            the tensor cores from 16-byte loads, and add up through shared memory in the order of warps. Few tokens a block
+//            the tensor cores from its own loads, and add up through shared memory in the order of warps. Few tokens a block
 //            rather than many: with a handful of tokens to decode the long dimension is the only thing to share out.
 //   update   out and dx: a block owns a tile of 64 tokens and 128 columns, reads it, adds, writes it. The columns of a product's
 //            tiles are dealt out so that a lane ends with 16 bytes of a row. All ranks are added up before the one rounding.
@@ -99,20 +99,22 @@ __device__ __forceinline__ void project(float* sums, int t, int depth, int r, Ro
     }
 }
 
-// out[token, column] += scale * sum over ranks of left * right where kept, for the block's tile of out[t, n], whose rows are `stride`
-// apart. left(token, rank) and right(column, rank) give a vector of ranks, zeros where there are none; kept(token, column) the bits
-// of a vector of columns. The short operands go through shared memory, some ranks at a time, so that their odd rows are read element
-// by element once a block and not once a warp. What is added to is read first of all, so that all of a thread's reads are under way at once.
+// out[token, column] += scale * sum over ranks of left * right where kept, for the block's tile of out[t, n], whose rows are
+// `stride` apart. left(token, rank) and right(column, rank) give a vector of ranks, zeros where there are none; kept(token, column)
+// the bits of a vector of columns. The short operands go through shared memory, some ranks at a time, so that their odd rows are
+// read element by element once a block and not once a warp. What is added to is read first of all, so that all of a thread's reads
+// are under way at once.
 template <typename Left, typename Right, typename Kept>
-__device__ __forceinline__ void update(act* out, size_t stride, bool aligned, int t, int n, int r, float scale, Left left, Right right,
-                                       Kept kept) {
+__device__ __forceinline__ void update(act* out, size_t stride, bool aligned, int t, int n, int r, float scale, Left left,
+                                       Right right, Kept kept) {
     constexpr int N = STEP / 8, ACROSS = LORA_TILE_COLUMNS / STEP, GROUPS = LORA_TILE_TOKENS / 16 / (WARPS / ACROSS);
     // An odd number of vectors a row: writing eight rows at once meets no bank twice.
     constexpr int PITCH = STEP + VEC;
     SHARED(act, lefts, LORA_TILE_TOKENS* PITCH);
     SHARED(act, rights, LORA_TILE_COLUMNS* PITCH);
     const int lane = lane_of_warp(), warp = threadIdx.x / WARP;
-    const int tile_column0 = static_cast<int>(blockIdx.x) * LORA_TILE_COLUMNS, tile_token0 = static_cast<int>(blockIdx.y) * LORA_TILE_TOKENS;
+    const int tile_column0 = static_cast<int>(blockIdx.x) * LORA_TILE_COLUMNS;
+    const int tile_token0 = static_cast<int>(blockIdx.y) * LORA_TILE_TOKENS;
     const int my_columns = warp % ACROSS * STEP, my_tokens = warp / ACROSS * GROUPS * 16;
     const int column = tile_column0 + my_columns + lane % 4 * VEC, token0 = tile_token0 + my_tokens + lane / 4;
     Vec<act> rows[GROUPS][2];
@@ -162,8 +164,8 @@ __device__ __forceinline__ void update(act* out, size_t stride, bool aligned, in
     }
 }
 
-// add(rank, column, sum over tokens of factor * row), for the block's LORA_SUM_COLUMNS columns and ranks 0..R. row(token, column) gives
-// a vector of columns; factors(token, f) sets f[R].
+// add(rank, column, sum over tokens of factor * row), for the block's LORA_SUM_COLUMNS columns and ranks 0..R. row(token, column)
+// gives a vector of columns; factors(token, f) sets f[R].
 template <int R, typename Row, typename Factors, typename Add>
 __device__ __forceinline__ void sum_tokens(int t, int n, Row row, Factors factors, Add add) {
     constexpr int ACROSS = LORA_SUM_COLUMNS / VEC, DOWN = LORA_THREADS / ACROSS;

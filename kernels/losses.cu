@@ -19,12 +19,12 @@ __device__ __forceinline__ double clamped(double x, double low, double high) {
 
 // stats[i] = the sum of sums[i] over the block.
 template <int COUNT>
-__device__ __forceinline__ void store_stats(float* stats, const double (&sums)[COUNT]) {
+__device__ __forceinline__ void store_stats(float* stats, double (&sums)[COUNT]) {
+    block_sums<LOSS_THREADS>(sums);
 #pragma unroll
     for (int i = 0; i < COUNT; ++i) {
-        const double sum = block_sum<LOSS_THREADS>(sums[i]);
         if (threadIdx.x == 0) {
-            stats[i] = static_cast<float>(sum);
+            stats[i] = static_cast<float>(sums[i]);
         }
     }
 }
@@ -190,18 +190,16 @@ bradley_terry(float* dscores, float* stats, const float* scores, const float* la
 // Grid: 1, also where n = 0, for both moments are set
 extern "C" __global__ void __launch_bounds__(LOSS_THREADS)
 moments(double* out, const float* x, int n, double shift) {
-    double first = 0.0;
-    double second = 0.0;
+    double sums[2] = {};
     for (int i = threadIdx.x; i < n; i += LOSS_THREADS) {
         const double d = static_cast<double>(x[i]) - shift;
-        first += d;
-        second += d * d;
+        sums[0] += d;
+        sums[1] += d * d;
     }
-    first = block_sum<LOSS_THREADS>(first);
-    second = block_sum<LOSS_THREADS>(second);
+    block_sums<LOSS_THREADS>(sums);
     if (threadIdx.x == 0) {
-        out[0] = first;
-        out[1] = second;
+        out[0] = sums[0];
+        out[1] = sums[1];
     }
 }
 

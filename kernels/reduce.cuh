@@ -1,11 +1,12 @@
 // Sums and maxima over a warp and over a block, for float and double.
 //
 //   warp: x_l <- x_l op x_{l xor m} for m = 16, 8, 4, 2, 1
-//   block: each warp, then one value a warp through shared memory, then the same butterfly over those in every warp
+//   block: each warp so, then the warps' values in their order
 //
-// A butterfly rather than a tree: at each step both partners add the same two numbers, and addition commutes, so every lane
-// ends with the same bits and nothing has to be sent back. The order is fixed by lane and warp alone, so results are
-// deterministic. A block's partials take one word a warp.
+// A butterfly rather than a tree: at each step both partners add the same two numbers, and addition commutes, so every lane ends
+// with the same bits and nothing has to be sent back. The warps' values go through shared memory, one word each, where every
+// thread adds them up for itself: reads of one address by all are as fast as a second butterfly and need no second exchange. The
+// order is fixed by lane and warp alone, so results are deterministic.
 #pragma once
 #include "act.cuh"
 
@@ -32,37 +33,55 @@ __device__ __forceinline__ T warp_max(T x) {
     return x;
 }
 
-// The sum over all threads of the block, in every thread. All threads must call it; it may be called again at once.
-template <int THREADS, typename T>
-__device__ __forceinline__ T block_sum(T x) {
-    static_assert(THREADS % WARP == 0 && THREADS <= WARP * WARP, "a warp must be able to hold one value of each warp");
+// The sums of N numbers over all threads of the block, in every thread. All threads must call it; it may be called again at once.
+template <int THREADS, int N, typename T>
+__device__ __forceinline__ void block_sums(T (&x)[N]) {
+    static_assert(THREADS % WARP == 0, "warps are whole");
     constexpr int WARPS = THREADS / WARP;
-    SHARED(T, partials, WARPS);
-    const int lane = threadIdx.x % WARP;
-    x = warp_sum(x);
-    if (lane == 0) {
-        partials[threadIdx.x / WARP] = x;
+    SHARED(T, partials, N * WARPS);
+#pragma unroll
+    for (int k = 0; k < N; ++k) {
+        x[k] = warp_sum(x[k]);
+        if (threadIdx.x % WARP == 0) {
+            partials[k * WARPS + threadIdx.x / WARP] = x[k];
+        }
     }
     __syncthreads();
-    x = warp_sum(lane < WARPS ? partials[lane] : T(0));
+#pragma unroll
+    for (int k = 0; k < N; ++k) {
+        x[k] = partials[k * WARPS];
+#pragma unroll
+        for (int w = 1; w < WARPS; ++w) {
+            x[k] += partials[k * WARPS + w];
+        }
+    }
     // The next call writes the partials again.
     __syncthreads();
-    return x;
 }
 
-// The largest over all threads of the block, in every thread; NaN is passed over. As block_sum to call.
+template <int THREADS, typename T>
+__device__ __forceinline__ T block_sum(T x) {
+    T one[1] = {x};
+    block_sums<THREADS>(one);
+    return one[0];
+}
+
+// The largest over all threads of the block, in every thread; NaN is passed over. As block_sums to call.
 template <int THREADS, typename T>
 __device__ __forceinline__ T block_max(T x) {
-    static_assert(THREADS % WARP == 0 && THREADS <= WARP * WARP, "a warp must be able to hold one value of each warp");
+    static_assert(THREADS % WARP == 0, "warps are whole");
     constexpr int WARPS = THREADS / WARP;
     SHARED(T, partials, WARPS);
-    const int lane = threadIdx.x % WARP;
     x = warp_max(x);
-    if (lane == 0) {
+    if (threadIdx.x % WARP == 0) {
         partials[threadIdx.x / WARP] = x;
     }
     __syncthreads();
-    x = warp_max(partials[lane < WARPS ? lane : 0]);
+    x = partials[0];
+#pragma unroll
+    for (int w = 1; w < WARPS; ++w) {
+        x = partials[w] > x ? partials[w] : x;
+    }
     __syncthreads();
     return x;
 }
@@ -70,9 +89,9 @@ __device__ __forceinline__ T block_max(T x) {
 // out[j] += sum over rows i of term_j(i), for the COLUMN_SUM_COLUMNS columns that the block owns. `add(sums, i, j)` adds the
 // terms of row i and columns j .. j + PIECE to `sums`.
 //
-// Four lanes side by side cover the columns, 64 bytes of a bf16 row; every other quadruple of the block takes another row, 256
-// rows apart. A gradient of 5120 columns is then 160 blocks of 32 warps, enough to draw on the whole memory, and one float is
-// added to a column once, by one thread, in an order that extents alone decide.
+// Four lanes side by side cover the columns, 64 bytes of a bf16 row; every other quadruple of the block takes another row, 128
+// rows apart. A gradient of 5120 columns is then 160 blocks of 16 warps: two fit on a multiprocessor, so that none of them waits
+// for a second turn. A column is added to once, by one thread, in an order that the extents alone decide.
 template <int THREADS, typename Add>
 __device__ __forceinline__ void add_column_sums(float* out, int rows, int columns, Add add) {
     constexpr int WARPS = THREADS / WARP;
@@ -84,20 +103,25 @@ __device__ __forceinline__ void add_column_sums(float* out, int rows, int column
     const int first = blockIdx.x * COLUMN_SUM_COLUMNS;
     const int own = lane % ACROSS * PIECE;
     float sums[PIECE] = {};
-#pragma unroll 2
+#pragma unroll 4
     for (int i = threadIdx.x / ACROSS; i < rows; i += THREADS / ACROSS) {
         add(sums, i, first + own);
     }
+    // The lanes of a quadruple's columns halve what they hold at each exchange, rather than all adding up all of it: each ends
+    // with one column's sum.
+    static_assert(PIECE * ACROSS == WARP, "a lane for each column");
+    int column = 0;
 #pragma unroll
-    for (int k = 0; k < PIECE; ++k) {
+    for (int n = PIECE / 2; n > 0; n /= 2) {
+        const bool upper = (lane & n * ACROSS) != 0;
+        column += upper ? n : 0;
 #pragma unroll
-        for (int m = WARP / 2; m >= ACROSS; m /= 2) {
-            sums[k] += __shfl_xor_sync(WHOLE_WARP, sums[k], m);
-        }
-        if (lane < ACROSS) {
-            partials[warp * PITCH + own + k] = sums[k];
+        for (int k = 0; k < n; ++k) {
+            const float other = __shfl_xor_sync(WHOLE_WARP, upper ? sums[k] : sums[k + n], n * ACROSS);
+            sums[k] = (upper ? sums[k + n] : sums[k]) + other;
         }
     }
+    partials[warp * PITCH + own + column] = sums[0];
     __syncthreads();
     // The pitch is odd, so that a warp reads a column of the partials from 32 banks.
     for (int j = warp; j < COLUMN_SUM_COLUMNS; j += WARPS) {

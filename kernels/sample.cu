@@ -115,16 +115,15 @@ __device__ __forceinline__ unsigned bisect(const Row& row, unsigned high, double
                 }
             }
         });
-        bool above = false;
+        block_sums<SAMPLE_THREADS>(sums);
+        // Down from the highest pivot to the first that reaches the aim.
+        bool reached = false;
 #pragma unroll
         for (int k = PIVOTS - 1; k >= 0; --k) {
-            // From the highest pivot down to the first that reaches the aim.
-            const bool reaches = block_sum<SAMPLE_THREADS>(sums[k]) >= aim;
-            if (!above && reaches) {
-                low = pivots[k];
-                above = true;
-            } else if (!above) {
-                high = pivots[k] - 1;
+            if (!reached) {
+                reached = sums[k] >= aim;
+                low = reached ? pivots[k] : low;
+                high = reached ? high : pivots[k] - 1;
             }
         }
     }
@@ -207,7 +206,7 @@ __device__ __forceinline__ int find(const Row& row, double share, double offset,
     }
     __syncthreads();
     const int id = *found;
-    // The next call writes it again.
+    // Another call with such a measure would write it again.
     __syncthreads();
     return id;
 }
