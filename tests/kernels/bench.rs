@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use repairity::bench::kernels::{Shape, check};
 use repairity::device::cuda::kernel::KERNELS;
-use repairity::device::{Cuda, Heads};
+use repairity::device::{Cpu, Cuda, Heads};
 
 use crate::simulated::Simulated;
 use crate::{OnGpu, Place, kernels, present};
@@ -13,7 +13,7 @@ use crate::{OnGpu, Place, kernels, present};
 const TINY: Shape = Shape { hidden: 40, intermediate: 24, vocab: 70, heads: Heads { q: 4, kv: 2, dim: 8 } };
 
 /// Kernels that only the inputs of a benchmark need: forward, before backward is measured.
-const BEFORE: [&str; 6] = ["rmsnorm_fwd", "attention_fwd_d64", "attention_fwd_d128", "logprob_fold", "logprob_finish", "cast"];
+const BEFORE: [&str; 5] = ["rmsnorm_fwd", "attention_fwd_d64", "attention_fwd_d128", "logprob_fold", "logprob_finish"];
 
 fn benchmarks<A: OnGpu>(place: Place) {
     if !present(place) {
@@ -24,9 +24,9 @@ fn benchmarks<A: OnGpu>(place: Place) {
         return;
     }
     let mut named = BTreeSet::new();
-    for (operator, kernels) in check(&repairity::device::Cpu::<f32>::new(), TINY, 2, 5, None).unwrap() {
+    for (operator, kernels) in check(&Cpu::<f32>::new(), TINY, 2, 5, None).unwrap() {
         let machine = Simulated::new::<A>(0);
-        check(&Cuda::with_driver(machine.clone()).unwrap(), TINY, 2, 5, Some(operator)).unwrap();
+        check(&Cuda::<A>::with_driver(machine.clone()).unwrap(), TINY, 2, 5, Some(operator)).unwrap();
         let kernels = BTreeSet::from_iter(kernels.iter().copied());
         let launched = machine.launched();
         let missing: Vec<_> = kernels.difference(&launched).collect();

@@ -34,8 +34,8 @@ fn ppo_clip<A: OnGpu>(place: Place) {
         for (i, (l, &old)) in logprob.iter_mut().zip(&old).enumerate() {
             match i % 10 {
                 0 => *l = old,
-                3 => *l = old - 24.0,
-                7 if t < 100 => *l = old + 24.0,
+                3 => *l = f64::from((old - 24.0) as f32),
+                7 if t < 100 => *l = f64::from((old + 24.0) as f32),
                 _ => {}
             }
         }
@@ -74,7 +74,9 @@ fn gae<A: OnGpu>(place: Place) {
         d.gae(&mut advantage, &mut returns, &upload(d, reward), &upload(d, value), &bounds, gamma, lambda).unwrap();
         vec![("advantage", host::<D, D::Acc>(d, &advantage)), ("returns", host::<D, D::Acc>(d, &returns))]
     }
-    for (lengths, t) in [(vec![], 0), (vec![], 3), (vec![0, 0], 0), (vec![1], 1), (vec![3, 0, 5], 11), (vec![127, 4, 1024, 1, 2500], 3700)] {
+    for (lengths, t) in
+        [(vec![], 0), (vec![], 3), (vec![0, 0], 0), (vec![1], 1), (vec![3, 0, 5], 11), (vec![127, 4, 1024, 1, 2500], 3700)]
+    {
         let (reward, value) = (normal::<f32>(t, 1), normal::<f32>(t, 2));
         for factors in [(1.0, 0.95), (0.99, 1.0), (0.5, 0.0), (0.0, 0.5)] {
             let run = |device: &Cuda<A>| advantages(device, &reward, &value, &lengths, factors);

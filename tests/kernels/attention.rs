@@ -1,0 +1,142 @@
+//! kernels/attention_fwd.cu and attention_bwd.cu.
+
+use repairity::device::{Bounds, Device, Heads};
+
+use crate::plain::{assert_no_worse, dot, round, single};
+use crate::*;
+
+/// Packed sequences, tokens of none after them, and inputs.
+struct Case {
+    lengths: Vec<usize>,
+    tail: usize,
+    heads: Heads,
+    qkv: Vec<f64>,
+    dout: Vec<f64>,
+}
+
+impl Case {
+    fn new<A: Act>(lengths: &[usize], tail: usize, (q, kv, dim): (usize, usize, usize)) -> Case {
+        let heads = Heads { q, kv, dim };
+        let t = lengths.iter().sum::<usize>() + tail;
+        let (qkv, dout) = (normal::<A>(t * heads.qkv_width(), 1), normal::<A>(t * heads.q_width(), 2));
+        Case { lengths: lengths.to_vec(), tail, heads, qkv, dout }
+    }
+
+    fn tokens(&self) -> usize {
+        self.lengths.iter().sum::<usize>() + self.tail
+    }
+
+    fn run<D: Device>(&self, d: &D) -> Outputs {
+        let (t, heads) = (self.tokens(), self.heads);
+        let bounds = Bounds::from_lengths(d, self.lengths.iter().copied()).unwrap();
+        let (qkv, dout) = (upload(d, &self.qkv), upload(d, &self.dout));
+        let (mut out, mut lse) = (unset::<D, D::Act>(d, t * heads.q_width()), unset::<D, D::Acc>(d, heads.q * t));
+        d.attention_fwd(&mut out, &mut lse, &qkv, &bounds, heads, t).unwrap();
+        let mut dqkv = unset::<D, D::Act>(d, self.qkv.len());
+        d.attention_bwd(&mut dqkv, &dout, &out, &lse, &qkv, &bounds, heads, t).unwrap();
+        vec![("out", host::<D, D::Act>(d, &out)), ("lse", host::<D, D::Acc>(d, &lse)), ("dqkv", host::<D, D::Act>(d, &dqkv))]
+    }
+
+    /// `out`, `lse`, `dqkv` with whole matrices of scores, each matrix rounded by `r` as it is stored.
+    fn plain(&self, r: fn(f32) -> f32) -> [Vec<f32>; 3] {
+        let Heads { q, kv, dim } = self.heads;
+        let (t, width) = (self.tokens(), self.heads.qkv_width());
+        let (qkv, dout) = (single(&self.qkv), single(&self.dout));
+        let scale = 1.0 / (dim as f32).sqrt();
+        let (mut out, mut lse, mut dqkv) = (vec![0.0f32; dout.len()], vec![0.0f32; q * t], vec![0.0f32; qkv.len()]);
+        let row = |i: usize, head: usize| &qkv[i * width + head * dim..][..dim];
+        let product = |x: &[f32], y: &[f32]| dot(x.iter().copied().zip(y.iter().copied()));
+        let mut begin = 0;
+        for &length in &self.lengths {
+            for h in 0..q {
+                let (key, value) = (q + h / (q / kv), q + kv + h / (q / kv));
+                for i in begin..begin + length {
+                    let dout = &dout[(i * q + h) * dim..][..dim];
+                    let scores: Vec<f32> = (begin..=i).map(|j| r(scale * r(product(row(i, h), row(j, key))))).collect();
+                    let top = scores.iter().fold(f32::NEG_INFINITY, |top, &s| top.max(s));
+                    let sum: f32 = scores.iter().map(|s| (s - top).exp()).sum();
+                    lse[h * t + i] = top + sum.ln();
+                    // The backward pass starts from what the forward pass stored.
+                    let stored = lse[h * t + i];
+                    let weights: Vec<f32> = scores.iter().map(|s| r((s - top).exp() / sum)).collect();
+                    let along = dot((0..dim).map(|c| {
+                        let values = (begin..=i).map(|j| row(j, value)[c]);
+                        out[(i * q + h) * dim + c] = r(dot(weights.iter().copied().zip(values)));
+                        (dout[c], out[(i * q + h) * dim + c])
+                    }));
+                    let p: Vec<f32> = scores.iter().map(|s| r((s - stored).exp())).collect();
+                    let dp: Vec<f32> = (begin..=i).map(|j| r(product(dout, row(j, value)))).collect();
+                    let ds: Vec<f32> = p.iter().zip(&dp).map(|(p, dp)| r(p * (dp - along))).collect();
+                    for c in 0..dim {
+                        let keys = (begin..=i).map(|j| row(j, key)[c]);
+                        dqkv[i * width + h * dim + c] = scale * dot(ds.iter().copied().zip(keys));
+                        for (j, (p, ds)) in (begin..=i).zip(p.iter().zip(&ds)) {
+                            dqkv[j * width + key * dim + c] += scale * ds * row(i, h)[c];
+                            dqkv[j * width + value * dim + c] += p * dout[c];
+                        }
+                    }
+                }
+            }
+            begin += length;
+        }
+        dqkv.iter_mut().for_each(|x| *x = r(*x));
+        [out, lse, dqkv]
+    }
+}
+
+/// Both passes against the CPU, by the rule of plain arithmetic. `lse` is made of f32 sums in both builds, but a tensor core may cut
+/// off where plain arithmetic rounds, once for each 16 terms of a score.
+fn check<A: OnGpu>(place: Place, case: &Case) {
+    let kernels: &[&str] = match (case.tokens(), case.heads.dim) {
+        (0, _) => &[],
+        (_, ..=64) => &["attention_fwd_d64", "attention_delta", "attention_bwd_dq_d64", "attention_bwd_dkv_d64"],
+        _ => &["attention_fwd_d128", "attention_delta", "attention_bwd_dq_d128", "attention_bwd_dkv_d128"],
+    };
+    let Some(got) = bits::<A>(place, kernels, |device| case.run(device)) else { return };
+    let want = case.run(&exact());
+    let [out, _, dqkv] = case.plain(round::<A>);
+    let [_, lse, _] = case.plain(|x| x);
+    let what = |name: &str| format!("{name}, {:?} and {} more, {:?}", case.lengths, case.tail, case.heads);
+    assert_no_worse(&what("out"), &got[0].1, &want[0].1, &out, unit::<A>());
+    let cuts = if A::BUILD == "bf16" { case.heads.dim.div_ceil(16) } else { 0 };
+    assert_no_worse(&what("lse"), &got[1].1, &want[1].1, &lse, (1 + cuts) as f64 * unit::<f32>());
+    assert_no_worse(&what("dqkv"), &got[2].1, &want[2].1, &dqkv, unit::<A>());
+    let in_sequences = case.tokens() - case.tail;
+    assert!(got[0].1[in_sequences * case.heads.q_width()..].iter().all(|&x| x == 0.0), "{}", what("out past the last bound"));
+    assert!(got[2].1[in_sequences * case.heads.qkv_width()..].iter().all(|&x| x == 0.0), "{}", what("dqkv past the last bound"));
+}
+
+/// Sequences of one row, of one tile with and without its last row, of a tile and a row, of more than two tiles; empty ones
+/// between; more than a tile of tokens past the last bound.
+const LENGTHS: [usize; 7] = [0, 1, 63, 64, 0, 65, 130];
+
+fn heads_of_64<A: OnGpu>(place: Place) {
+    check::<A>(place, &Case::new::<A>(&LENGTHS, 70, (2, 1, 64)));
+}
+
+fn heads_of_128<A: OnGpu>(place: Place) {
+    check::<A>(place, &Case::new::<A>(&[65, 0, 70], 1, (5, 1, 128)));
+}
+
+fn narrow_heads<A: OnGpu>(place: Place) {
+    check::<A>(place, &Case::new::<A>(&LENGTHS, 70, (2, 2, 6)));
+    check::<A>(place, &Case::new::<A>(&[64, 2], 0, (4, 2, 48)));
+    check::<A>(place, &Case::new::<A>(&[3, 66], 0, (1, 1, 100)));
+    check::<A>(place, &Case::new::<A>(&[20], 0, (1, 1, 1)));
+}
+
+/// More sequences than a warp looks at together, and none at all.
+fn many_sequences_and_none<A: OnGpu>(place: Place) {
+    check::<A>(place, &Case::new::<A>(&[1; 70], 3, (1, 1, 8)));
+    check::<A>(place, &Case::new::<A>(&[], 66, (1, 1, 8)));
+    check::<A>(place, &Case::new::<A>(&[0, 0], 0, (1, 1, 8)));
+}
+
+/// Scores in the hundreds: the exponentials of all but the largest vanish, and nothing overflows.
+fn large_scores<A: OnGpu>(place: Place) {
+    let mut case = Case::new::<A>(&[130], 0, (2, 1, 64));
+    case.qkv.iter_mut().for_each(|x| *x *= 8.0);
+    check::<A>(place, &case);
+}
+
+kernels!(heads_of_64, heads_of_128, narrow_heads, many_sequences_and_none, large_scores);

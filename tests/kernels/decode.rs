@@ -1,0 +1,150 @@
+//! kernels/decode.cu.
+
+use repairity::device::{Device, Heads};
+
+use crate::plain::{assert_no_worse, dot, round, single};
+use crate::*;
+
+/// A cache that holds NaN wherever nothing was written, filled through `cache_write`, and one query a sequence.
+struct Case {
+    heads: Heads,
+    capacity: usize,
+    slots: Vec<u32>,
+    lengths: Vec<u32>,
+    /// The rows that are written, sequence after sequence.
+    history: Vec<f64>,
+    qkv: Vec<f64>,
+}
+
+impl Case {
+    fn new<A: Act>(lengths: &[u32], capacity: usize, (q, kv, dim): (usize, usize, usize)) -> Case {
+        let heads = Heads { q, kv, dim };
+        let b = lengths.len();
+        let tokens = lengths.iter().sum::<u32>() as usize;
+        Case {
+            heads,
+            capacity,
+            slots: (0..b as u32).map(|i| b as u32 - i).collect(),
+            lengths: lengths.to_vec(),
+            history: normal::<A>(tokens * heads.qkv_width(), 1),
+            qkv: normal::<A>(b * heads.qkv_width(), 2),
+        }
+    }
+
+    fn run<D: Device>(&self, d: &D) -> Outputs {
+        let Case { heads, capacity, .. } = *self;
+        let places = self.slots.iter().zip(&self.lengths).flat_map(|(&slot, &n)| (0..n).map(move |p| (slot, p)));
+        let (slots, positions): (Vec<u32>, Vec<u32>) = places.unzip();
+        let size = (self.slots.len() + 1) * capacity * heads.kv_width();
+        let (mut k, mut v) = (unset::<D, D::Act>(d, size), unset::<D, D::Act>(d, size));
+        let (written, positions) = (d.upload(&slots).unwrap(), d.upload(&positions).unwrap());
+        d.cache_write(&mut k, &mut v, &upload(d, &self.history), &written, &positions, heads, capacity).unwrap();
+        let mut out = unset::<D, D::Act>(d, self.slots.len() * heads.q_width());
+        let (slots, lengths) = (d.upload(&self.slots).unwrap(), d.upload(&self.lengths).unwrap());
+        d.attention_decode(&mut out, &upload(d, &self.qkv), &k, &v, &slots, &lengths, heads, capacity).unwrap();
+        // NaN is not equal to itself.
+        let stored = |cache| host::<D, D::Act>(d, cache).into_iter().map(|x| if x.is_nan() { f64::MAX } else { x }).collect();
+        vec![("out", host::<D, D::Act>(d, &out)), ("k", stored(&k)), ("v", stored(&v))]
+    }
+
+    fn plain<A: Act>(&self) -> Vec<f32> {
+        let Heads { q, kv, dim } = self.heads;
+        let (width, scale) = (self.heads.qkv_width(), 1.0 / (dim as f32).sqrt());
+        let (history, qkv) = (single(&self.history), single(&self.qkv));
+        let mut out = vec![0.0; self.slots.len() * q * dim];
+        let mut begin = 0;
+        for (i, &length) in self.lengths.iter().enumerate() {
+            let rows = &history[begin * width..][..length as usize * width];
+            for h in 0..q {
+                let query = &qkv[i * width + h * dim..][..dim];
+                let of_head = |head: usize, c: usize| rows.chunks_exact(width).map(move |row| row[head * dim + c]);
+                let scores = rows.chunks_exact(width).map(|row| {
+                    let key = &row[(q + h / (q / kv)) * dim..][..dim];
+                    round::<A>(scale * round::<A>(dot(query.iter().copied().zip(key.iter().copied()))))
+                });
+                let scores: Vec<f32> = scores.collect();
+                let top = scores.iter().fold(f32::NEG_INFINITY, |top, &s| top.max(s));
+                let sum: f32 = scores.iter().map(|s| (s - top).exp()).sum();
+                let p: Vec<f32> = scores.iter().map(|s| round::<A>((s - top).exp() / sum)).collect();
+                for c in 0..dim {
+                    let values = of_head(q + kv + h / (q / kv), c);
+                    out[(i * q + h) * dim + c] = round::<A>(dot(p.iter().copied().zip(values)));
+                }
+            }
+            begin += length as usize;
+        }
+        out
+    }
+}
+
+fn check<A: OnGpu>(place: Place, case: &Case) {
+    let mut kernels = vec!["attention_decode", "attention_decode_combine"];
+    if !case.history.is_empty() {
+        kernels.push("cache_write");
+    }
+    let Some(got) = bits::<A>(place, &kernels, |device| case.run(device)) else { return };
+    let want = case.run(&exact());
+    let what = format!("{:?} of {}, {:?}", case.lengths, case.capacity, case.heads);
+    assert_eq!(got[1].1, want[1].1, "k, {what}");
+    assert_eq!(got[2].1, want[2].1, "v, {what}");
+    assert_no_worse(&what, &got[0].1, &want[0].1, &case.plain::<A>(), unit::<A>());
+}
+
+/// Groups of one query head, of some, and of more than a block takes together; heads of whole vectors and not.
+fn groups_and_widths<A: OnGpu>(place: Place) {
+    for heads in [(2, 1, 64), (10, 2, 128), (9, 1, 6), (2, 2, 48), (17, 1, 100), (1, 1, 1)] {
+        check::<A>(place, &Case::new::<A>(&[0, 1, 77, 33], 80, heads));
+    }
+    check::<A>(place, &Case::new::<A>(&[0], 1, (1, 1, 8)));
+}
+
+/// Sequences shorter than a split, of one split to the last key, of one key more, and of the whole capacity.
+fn splits<A: OnGpu>(place: Place) {
+    for heads in [(2, 1, 8), (3, 3, 72)] {
+        check::<A>(place, &Case::new::<A>(&[0, 1, 130, 256, 257, 600], 600, heads));
+    }
+}
+
+/// Scores in the hundreds, where statistics move from key to key.
+fn large_scores<A: OnGpu>(place: Place) {
+    let mut case = Case::new::<A>(&[300, 290], 512, (2, 1, 64));
+    case.qkv.iter_mut().for_each(|x| *x *= 64.0);
+    check::<A>(place, &case);
+}
+
+kernels!(groups_and_widths, splits, large_scores);
+
+/// What is out of range is reported, with operator, argument and place, and neither read nor written.
+fn bad_places<A: OnGpu>(place: Place) {
+    if !present(place) {
+        return;
+    }
+    let check = |d: &Cuda<A>| {
+        let (heads, capacity) = (Heads { q: 2, kv: 1, dim: 8 }, 4);
+        let qkv: Buf<A> = upload(d, &normal::<A>(3 * heads.qkv_width(), 1));
+        let ids = |ids: &[u32]| d.upload(ids).unwrap();
+        let (mut k, mut v): (Buf<A>, Buf<A>) = (d.zeros(2 * 4 * 8).unwrap(), d.zeros(2 * 4 * 8).unwrap());
+        for (slots, positions, error) in [
+            ([0, 2, 1], [0, 0, 0], "cache_write: slots[1]: 2 is out of range"),
+            ([0, 1, 1], [0, 0, 4], "cache_write: positions[2]: 4 is out of range"),
+        ] {
+            d.cache_write(&mut k, &mut v, &qkv, &ids(&slots), &ids(&positions), heads, capacity).unwrap();
+            assert_eq!(d.download(&k).unwrap_err().to_string(), error);
+        }
+        let mut out: Buf<A> = unset(d, 3 * heads.q_width());
+        for (slots, lengths, error) in [
+            ([0, 1, 9], [1, 1, 1], "attention_decode: slots[2]: 9 is out of range"),
+            ([0, 1, 0], [5, 1, 1], "attention_decode: lengths[0]: 5 is out of range"),
+        ] {
+            d.attention_decode(&mut out, &qkv, &k, &v, &ids(&slots), &ids(&lengths), heads, capacity).unwrap();
+            assert_eq!(d.download(&out).unwrap_err().to_string(), error);
+        }
+        assert_eq!(host::<_, A>(d, &out)[..heads.q_width()], [0.0; 16], "a sequence of no usable length");
+    };
+    match place {
+        Place::Simulator => check(&Simulated::device(0)),
+        Place::Gpu => check(A::shared().get_or_init(|| Cuda::open(0).unwrap())),
+    }
+}
+
+kernels!(bad_places);

@@ -1,0 +1,194 @@
+//! kernels/lora.cu, around products that are cuBLASLt's (on a GPU) or the simulator's.
+
+use repairity::device::{Branch, Device, Dropout};
+use repairity::rng;
+
+use crate::plain::{assert_no_worse, dot, round, single};
+use crate::*;
+
+/// Columns, rank and first column of a branch.
+type Low = (usize, usize, usize);
+
+const SCALE: f32 = 1.75;
+const STREAM: u32 = 5;
+
+/// A linear map with low-rank branches, its inputs and the gradients that it adds to.
+struct Case {
+    tnk: (usize, usize, usize),
+    branches: Vec<Low>,
+    dropout: Option<Dropout>,
+    x: Vec<f64>,
+    w: Vec<f64>,
+    bias: Vec<f64>,
+    dout: Vec<f64>,
+    dx: Vec<f64>,
+    /// `a, b` of each branch in turn.
+    ab: Vec<Vec<f64>>,
+    dab: Vec<Vec<f64>>,
+}
+
+impl Case {
+    fn new<A: Act>(tnk: (usize, usize, usize), branches: &[Low], p: f32) -> Case {
+        let (t, n, k) = tnk;
+        let sizes: Vec<usize> = branches.iter().flat_map(|&(columns, r, _)| [r * k, columns * r]).collect();
+        let many = |seed: u64| (seed..).zip(&sizes);
+        Case {
+            tnk,
+            branches: branches.to_vec(),
+            dropout: Some(Dropout { p, key: 0x1234_5678_9abc_def0 }).filter(|_| p > 0.0),
+            x: normal::<A>(t * k, 1),
+            w: normal::<A>(n * k, 2),
+            bias: normal::<A>(n, 3),
+            dout: normal::<A>(t * n, 4),
+            dx: normal::<A>(t * k, 5),
+            ab: many(10).map(|(seed, &n)| normal::<A>(n, seed)).collect(),
+            dab: many(30).map(|(seed, &n)| normal::<f32>(n, seed)).collect(),
+        }
+    }
+
+    /// `accumulate`: whether the gradient of the input is added to what is there.
+    fn run<D: Device>(&self, d: &D, accumulate: bool) -> Outputs {
+        let (t, n, k) = self.tnk;
+        let ab: Vec<D::Buf<D::Act>> = self.ab.iter().map(|x| upload(d, x)).collect();
+        let branches = self.branches.iter().zip(ab.chunks_exact(2)).enumerate();
+        let branches: Vec<Branch<'_, D>> = branches
+            .map(|(i, (&(n, r, column), ab))| {
+                let stream = STREAM + i as u32;
+                Branch { a: &ab[0], b: &ab[1], column, n, r, scale: SCALE, stream }
+            })
+            .collect();
+        let (x, w, bias, dout) = (upload(d, &self.x), upload(d, &self.w), upload(d, &self.bias), upload(d, &self.dout));
+        let mut out = unset::<D, D::Act>(d, t * n);
+        let mut z: Vec<_> = self.branches.iter().map(|&(_, r, _)| unset::<D, D::Act>(d, t * r)).collect();
+        d.lora_linear_fwd(&mut out, &mut z, &x, &w, Some(&bias), &branches, self.dropout, self.tnk).unwrap();
+
+        let mut dx = if accumulate { upload(d, &self.dx) } else { unset::<D, D::Act>(d, t * k) };
+        let mut dab: Vec<D::Buf<D::Acc>> = self.dab.iter().map(|x| upload(d, x)).collect();
+        let mut dbranches: Vec<_> = dab.iter_mut().collect();
+        let dx_of = Some((&mut dx, accumulate));
+        d.lora_linear_bwd(dx_of, &mut dbranches, &dout, &z, &x, &w, &branches, self.dropout, self.tnk).unwrap();
+        let mut outputs = vec![("out", host::<D, D::Act>(d, &out)), ("dx", host::<D, D::Act>(d, &dx))];
+        outputs.extend(z.iter().map(|z| ("z", host::<D, D::Act>(d, z))));
+        outputs.extend(dab.chunks_exact(2).map(|pair| ("da", host::<D, D::Acc>(d, &pair[0]))));
+        outputs.extend(dab.chunks_exact(2).map(|pair| ("db", host::<D, D::Acc>(d, &pair[1]))));
+        outputs
+    }
+
+    /// What elements of the input of branch `i` are multiplied by.
+    fn mask(&self, i: usize) -> Vec<f32> {
+        let (t, _, k) = self.tnk;
+        let kept = |e: usize, Dropout { p, key }: Dropout| {
+            let word = rng::philox([(e / 4) as u32, 0, STREAM + i as u32, 0], key)[e % 4];
+            if rng::unit(word) < p { 0.0 } else { 1.0 / (1.0 - p) }
+        };
+        (0..t * k).map(|e| self.dropout.map_or(1.0, |dropout| kept(e, dropout))).collect()
+    }
+
+    /// [`Case::run`] product by product, in its order of outputs.
+    fn plain<A: Act>(&self, accumulate: bool) -> Vec<Vec<f32>> {
+        let r = round::<A>;
+        let (t, n, k) = self.tnk;
+        let [x, w, bias, dout, before] = [&self.x, &self.w, &self.bias, &self.dout, &self.dx].map(|x| single(x));
+        let product = |i: usize, j: usize| dot((0..k).map(|c| (x[i * k + c], w[j * k + c])));
+        let mut out: Vec<f32> = (0..t * n).map(|e| r(product(e / n, e % n) + bias[e % n])).collect();
+        let back = |i: usize, c: usize| dot((0..n).map(|j| (dout[i * n + j], w[j * k + c])));
+        let mut dx: Vec<f32> = (0..t * k).map(|e| r(back(e / k, e % k) + if accumulate { before[e] } else { 0.0 })).collect();
+        let (mut zs, mut das, mut dbs) = (vec![], vec![], vec![]);
+        for (i, &(columns, rank, column)) in self.branches.iter().enumerate() {
+            let (a, b, mask) = (single(&self.ab[2 * i]), single(&self.ab[2 * i + 1]), self.mask(i));
+            let dropped: Vec<f32> = x.iter().zip(&mask).map(|(x, m)| r(x * m)).collect();
+            let down = |i: usize, q: usize| dot((0..k).map(|c| (dropped[i * k + c], a[q * k + c])));
+            let z: Vec<f32> = (0..t * rank).map(|e| r(down(e / rank, e % rank))).collect();
+            let of = |i: usize, j: usize| dout[i * n + column + j];
+            let along = |i: usize, q: usize| dot((0..columns).map(|j| (of(i, j), b[j * rank + q])));
+            let dz: Vec<f32> = (0..t * rank).map(|e| r(SCALE * along(e / rank, e % rank))).collect();
+            for i in 0..t {
+                for j in 0..columns {
+                    let up = dot((0..rank).map(|q| (z[i * rank + q], b[j * rank + q])));
+                    let at = i * n + column + j;
+                    out[at] = r(out[at] + r(SCALE * up));
+                }
+                for c in 0..k {
+                    let (at, up) = (i * k + c, dot((0..rank).map(|q| (dz[i * rank + q], a[q * k + c]))));
+                    dx[at] = r(dx[at] + r(mask[at] * up));
+                }
+            }
+            let tokens = |q: usize, c: usize| dot((0..t).map(|i| (dz[i * rank + q], dropped[i * k + c])));
+            let outputs = |j: usize, q: usize| SCALE * dot((0..t).map(|i| (of(i, j), z[i * rank + q])));
+            let (da, db) = (&self.dab[2 * i], &self.dab[2 * i + 1]);
+            das.push((0..rank * k).map(|e| da[e] as f32 + tokens(e / k, e % k)).collect());
+            dbs.push((0..columns * rank).map(|e| db[e] as f32 + outputs(e / rank, e % rank)).collect());
+            zs.push(z);
+        }
+        [vec![out, dx], zs, das, dbs].concat()
+    }
+}
+
+fn check<A: OnGpu>(place: Place, case: &Case) {
+    let kernels: &[&str] = match case.tnk.0 {
+        0 => &[],
+        _ => &["lora_down", "lora_up", "lora_dz", "lora_db", "lora_da", "lora_dx"],
+    };
+    for accumulate in [false, true] {
+        let Some(got) = bits::<A>(place, kernels, |device| case.run(device, accumulate)) else { return };
+        let (want, plain) = (case.run(&exact(), accumulate), case.plain::<A>(accumulate));
+        for (((name, got), (_, want)), plain) in got.iter().zip(&want).zip(&plain) {
+            let what = format!("{name}, {:?}, branches {:?}, {:?}", case.tnk, case.branches, case.dropout);
+            let stored = if name.starts_with("da") || name.starts_with("db") { unit::<f32>() } else { unit::<A>() };
+            assert_no_worse(&what, got, want, plain, stored);
+        }
+    }
+}
+
+/// Whole vectors everywhere, tokens of more than two tiles.
+fn whole_vectors<A: OnGpu>(place: Place) {
+    check::<A>(place, &Case::new::<A>((130, 160, 136), &[(96, 4, 64)], 0.0));
+    check::<A>(place, &Case::new::<A>((33, 96, 200), &[(96, 16, 0)], 0.3));
+}
+
+/// Rows, first columns and ranks that are no multiple of a vector, and dropout counters that rows share.
+fn odd_extents<A: OnGpu>(place: Place) {
+    check::<A>(place, &Case::new::<A>((70, 131, 70), &[(65, 1, 3), (63, 6, 68)], 0.3));
+    check::<A>(place, &Case::new::<A>((1, 9, 37), &[(9, 33, 0)], 0.5));
+    check::<A>(place, &Case::new::<A>((18, 7, 1), &[(7, 3, 0)], 0.5));
+}
+
+/// More ranks than a block takes together; an input long enough for every warp of a block to have some.
+fn many_ranks<A: OnGpu>(place: Place) {
+    check::<A>(place, &Case::new::<A>((17, 8, 300), &[(5, 40, 3)], 0.1));
+    check::<A>(place, &Case::new::<A>((2, 130, 16), &[(130, 72, 0)], 0.0));
+}
+
+fn no_tokens<A: OnGpu>(place: Place) {
+    check::<A>(place, &Case::new::<A>((0, 8, 8), &[(8, 4, 0)], 0.3));
+}
+
+kernels!(whole_vectors, odd_extents, many_ranks, no_tokens);
+
+/// The gradient of a bias, and of a trained weight beside it.
+fn bias<A: OnGpu>(place: Place) {
+    for (t, n, k) in [(0, 3, 2), (1, 1, 1), (70, 5, 3), (300, 40, 2), (129, 33, 1)] {
+        let (dout, x) = (normal::<A>(t * n, 1), normal::<A>(t * k, 2));
+        let (dw, dbias) = (normal::<f32>(n * k, 3), normal::<f32>(n, 4));
+        fn run<D: Device>(d: &D, [dw, dbias, dout, x]: [&[f64]; 4], tnk: (usize, usize, usize)) -> Outputs {
+            let (mut dw, mut dbias) = (upload(d, dw), upload(d, dbias));
+            d.linear_dweight(&mut dw, Some(&mut dbias), &upload(d, dout), &upload(d, x), tnk).unwrap();
+            vec![("dw", host::<D, D::Acc>(d, &dw)), ("dbias", host::<D, D::Acc>(d, &dbias))]
+        }
+        let inputs = [&dw[..], &dbias, &dout, &x];
+        let kernels: &[&str] = if t > 0 { &["column_sum"] } else { &[] };
+        let Some(got) = bits::<A>(place, kernels, |device| run(device, inputs, (t, n, k))) else { return };
+        let want = run(&exact(), inputs, (t, n, k));
+        let [dw, dbias, dout, x] = inputs.map(single);
+        let weight = |e: usize| dw[e] + dot((0..t).map(|i| (dout[i * n + e / k], x[i * k + e % k])));
+        let plain = [
+            (0..n * k).map(weight).collect::<Vec<f32>>(),
+            (0..n).map(|j| dbias[j] + (0..t).map(|i| dout[i * n + j]).sum::<f32>()).collect(),
+        ];
+        for (((name, got), (_, want)), plain) in got.iter().zip(&want).zip(&plain) {
+            assert_no_worse(&format!("{name}, {:?}", (t, n, k)), got, want, plain, unit::<f32>());
+        }
+    }
+}
+
+kernels!(bias);
