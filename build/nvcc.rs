@@ -45,7 +45,8 @@ pub fn find() -> Result<Option<PathBuf>, String> {
 pub fn version(nvcc: &Path) -> Result<String, String> {
     let said = Command::new(nvcc).arg("--version").output().map_err(|e| format!("{}: {e}", nvcc.display()))?;
     let said = String::from_utf8_lossy(&said.stdout).into_owned();
-    let version = said.split_whitespace().find_map(|word| word.strip_prefix('V')).filter(|v| v.starts_with(|c: char| c.is_ascii_digit()));
+    let version =
+        said.split_whitespace().find_map(|word| word.strip_prefix('V')).filter(|v| v.starts_with(|c: char| c.is_ascii_digit()));
     version.map(str::to_string).ok_or_else(|| format!("{} --version names no version: {said}", nvcc.display()))
 }
 

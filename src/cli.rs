@@ -75,7 +75,6 @@ enum Command {
     Plan(later::Args),
     #[command(hide = true)]
     Profile(later::Args),
-
 }
 
 /// A recipe, and what the command line changes in it.

@@ -42,7 +42,8 @@ pub fn examine() -> Result<Vec<Finding>> {
     }
     let driver = gpu::driver_version().map(|(major, minor)| format!("supports CUDA {major}.{minor}"));
     findings.push(finding("driver", driver.ok_or_else(|| "libcuda.so is not on this machine".into())));
-    let blas = if gpu::has_blas() { Ok("libcublasLt.so is there".into()) } else { Err("libcublasLt.so is not on this machine".into()) };
+    let blas =
+        if gpu::has_blas() { Ok("libcublasLt.so is there".into()) } else { Err("libcublasLt.so is not on this machine".into()) };
     findings.push(finding("cublaslt", blas));
     findings.push(finding("kernels", kernels()));
     let here = nvcc().map(|path| path.display().to_string());

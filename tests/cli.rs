@@ -315,3 +315,26 @@ fn bench_prints_one_object() {
     let text = refused(&["bench", "sft", "--model", arg(&model), "--seq", "0"]);
     assert_eq!(text, "error: --seq: a number of at least 1 expected");
 }
+
+#[test]
+fn bench_kernels_times_every_operator_at_a_model_s_extents() {
+    let folder = tempfile::tempdir().unwrap();
+    let model: PathBuf = folder.path().join("model");
+    checkpoint(&model, Architecture::Qwen2);
+    let args = ["bench", "kernels", "--model", arg(&model), "--batch", "2", "--seq", "4", "--steps", "1"];
+    let output = repairity(&[&args[..], &["--only", "swiglu_fwd", "--json"]].concat());
+    assert_eq!(output.status.code(), Some(0), "{}", err(&output));
+    let measured: Value = serde_json::from_str(&out(&output)).unwrap();
+    assert_eq!((&measured["what"], &measured["batch"], &measured["seq"]), (&json!("kernels"), &json!(2), &json!(4)));
+    let operators = measured["operators"].as_array().unwrap();
+    let [swiglu] = &operators[..] else { panic!("{measured}") };
+    assert_eq!((&swiglu["operator"], &swiglu["kernels"]), (&json!("swiglu_fwd"), &json!(["swiglu_fwd"])));
+    let rate = measured["tokens_per_s"].as_f64().unwrap();
+    assert!((rate * swiglu["seconds"].as_f64().unwrap() - 8.0).abs() < 1e-6, "{measured}");
+    let output = repairity(&args);
+    let text = out(&output);
+    assert!(text.lines().nth(1).unwrap().starts_with("operator "), "{text}");
+    assert!(text.lines().count() > 35 && text.lines().all(|line| line == line.trim_end()), "{text}");
+    let text = refused(&[&args[..], &["--only", "swiglu"]].concat());
+    assert!(text.starts_with("error: --only: one of cast, ") && text.ends_with("expected, swiglu found"), "{text}");
+}

@@ -185,7 +185,12 @@ fn every_kernel_file_opens_with_what_it_is_and_each_kernel_says_its_grid() {
         let lines: Vec<&str> = text.lines().collect();
         let at = lines.iter().position(|line| line.starts_with(&format!("{}(", kernel.name))).unwrap();
         let above = lines[..at - 1].iter().rev().take_while(|line| line.starts_with("// "));
-        assert!(above.into_iter().any(|line| line.starts_with("// Grid: ")), "{}: {} has no `// Grid:`", path.display(), kernel.name);
+        assert!(
+            above.into_iter().any(|line| line.starts_with("// Grid: ")),
+            "{}: {} has no `// Grid:`",
+            path.display(),
+            kernel.name
+        );
     }
 }
 

@@ -518,7 +518,7 @@ fn head<D: Device>(list: &mut List<D>, shape: Shape, t: usize) {
     });
     // The logits are computed again: two products.
     let moved = act * c * (2 * t + v) + 2 * acc * t;
-    list.add("linear_logprob_bwd", &["logprob_dlogits"], 2 * product, moved, move |device, fill| {
+    list.add("linear_logprob_bwd", &["logprob_dlogits", "cast"], 2 * product, moved, move |device, fill| {
         let (_, lse, _, x, head, targets) = inputs(device, fill)?;
         let (mut dx, dlogprob) = (device.empty(t * c)?, fill.normal(device, t, 1.0)?);
         Ok(move |device: &D, seen: &mut Seen| {

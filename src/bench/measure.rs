@@ -121,8 +121,9 @@ pub(super) fn verify<D: Device>(device: &D, operator: &Operator<D>, reference: &
         let norm = |x: &mut dyn Iterator<Item = f64>| x.map(|x| x * x).sum::<f64>().sqrt();
         let error = norm(&mut got.iter().zip(want).map(|(g, w)| g - w));
         let limit = tolerance * norm(&mut want.iter().copied());
-        // Not `error > limit`, which NaN passes.
-        if got.len() != want.len() || !(error <= limit) {
+        // NaN is not close to anything.
+        let close = error <= limit;
+        if got.len() != want.len() || !close {
             let what = operator.name.to_string();
             let cause = format!("output {i} is {error:.3e} away from the CPU's, at most {limit:.3e} expected; nothing was timed");
             return Err(Error::Device { what, cause });

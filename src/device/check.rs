@@ -22,7 +22,7 @@ fn ids<D: Device>(what: &str, buf: &Ids<D>, want: usize) -> Result<()> {
 
 pub(super) fn copy<D: Device, T: Elem>(dst: &D::Buf<T>, dst_at: usize, src: &D::Buf<T>, src_at: usize, len: usize) -> Result<()> {
     for (what, have, at) in [("copy: dst", D::len(dst), dst_at), ("copy: src", D::len(src), src_at)] {
-        let end = at.checked_add(len).unwrap_or(usize::MAX);
+        let end = at.saturating_add(len);
         if end > have {
             return Err(Error::Extent { what: what.into(), want: end, got: have });
         }

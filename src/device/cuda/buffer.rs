@@ -41,14 +41,14 @@ impl<T> Buf<T> {
     }
 
     /// The elements from `at` on.
-    pub(super) fn from(&self, at: usize) -> Part<'_, T> {
+    pub(super) fn part(&self, at: usize) -> Part<'_, T> {
         assert!(at <= self.len, "a part from {at} of a buffer of {} elements", self.len);
         Part { pointer: self.pointer + (at * size_of::<T>()) as u64, buffer: PhantomData }
     }
 
     /// The elements from `at` on, to write.
-    pub(super) fn from_mut(&mut self, at: usize) -> PartMut<'_, T> {
-        PartMut { pointer: self.from(at).pointer, buffer: PhantomData }
+    pub(super) fn part_mut(&mut self, at: usize) -> PartMut<'_, T> {
+        PartMut { pointer: self.part(at).pointer, buffer: PhantomData }
     }
 }
 

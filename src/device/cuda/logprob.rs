@@ -67,7 +67,7 @@ pub(super) fn linear_logprob_fwd<A: Act>(
     tiles(t, v, |tile| {
         tile.logits(cuda, &mut logits, x, head, c)?;
         let Tile { token, rows, first, width } = tile;
-        let (mut state, targets) = (state.from_mut(4 * token), targets.from(token));
+        let (mut state, targets) = (state.part_mut(4 * token), targets.part(token));
         let [rows, first, width, v] = [rows, first, width, v].map(|x| x as i32);
         let grid = Grid::x(tile.rows);
         cuda.with_fault(|fault| {
@@ -99,7 +99,7 @@ pub(super) fn linear_logprob_bwd<A: Act>(
         tile.logits(cuda, &mut logits, x, head, c)?;
         let Tile { token, rows, first, width } = tile;
         let grid = Grid::xy(rows, width.div_ceil(kernel::LOGPROB_COLUMNS as usize));
-        let (d, lse, targets) = (dlogprob.from(token), lse.from(token), targets.from(token));
+        let (d, lse, targets) = (dlogprob.part(token), lse.part(token), targets.part(token));
         let [r, f, w] = [rows, first, width].map(|x| x as i32);
         kernel::logprob_dlogits(cuda, grid, &mut dlogits, &logits, &d, &lse, &targets, r, f, w, scale)?;
         cuda.matmul(Matmul {
@@ -129,7 +129,7 @@ pub(super) fn linear_logprob_bwd<A: Act>(
             })?;
         }
         match first + width == v {
-            true => super::rows::cast_part(cuda, &mut dx.from_mut(token * c), &sums, rows * c),
+            true => super::rows::cast_part(cuda, &mut dx.part_mut(token * c), &sums, rows * c),
             false => Ok(()),
         }
     })
