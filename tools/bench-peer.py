@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Measures `repairity bench` beside Transformers and PEFT on this machine's CPU, in one run.
+"""Measures `repairity bench` beside Transformers and PEFT on this machine's CPU or GPU, in one run.
 
     pip install -r tools/golden-requirements.txt
     python tools/bench-peer.py --make qwen2-0.1b /tmp/qwen2-0.1b
@@ -12,8 +12,9 @@ Two workloads, the same for both sides:
 
 Each measurement is a process of its own that loads the model, warms up, and reports tokens per second: trained tokens for
 `sft`, sampled tokens for `decode`, where reading the prompts counts in the time. Sides take turns for --rounds rounds, so
-that a machine that slows down slows all of them. Transformers runs in float32 and in bfloat16; ratios are against the
-better of the two. Peak memory is the process's own resident maximum.
+that a machine that slows down slows all of them. On a CPU Transformers runs in float32 and in bfloat16, ratios are against
+the better of the two, and peak memory is the process's own resident maximum. On a GPU (--device cuda) it runs in bfloat16,
+and peak memory is the GPU's that tensors held.
 
 The table goes to standard output, and one JSON object follows it on the last line.
 """
@@ -36,6 +37,14 @@ CHECKPOINTS = {
         "num_key_value_heads": 2,
         "vocab_size": 32000,
     },
+    "qwen2-0.5b": {
+        "hidden_size": 896,
+        "intermediate_size": 4864,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 14,
+        "num_key_value_heads": 2,
+        "vocab_size": 151936,
+    },
     "qwen2-micro": {
         "hidden_size": 256,
         "intermediate_size": 768,
@@ -45,7 +54,7 @@ CHECKPOINTS = {
         "vocab_size": 4096,
     },
 }
-DTYPES = ["float32", "bfloat16"]
+DTYPES = {"cpu": ["float32", "bfloat16"], "cuda": ["bfloat16"]}
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -94,6 +103,15 @@ def make(shape, folder):
 # ---- one measurement of the peer, in a process of its own ----
 
 
+def now(args):
+    """Seconds, once the device has done all that it was told."""
+    import torch
+
+    if args.device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
 def sft_seconds(model, args):
     """Seconds of the measured training steps, after one that is not."""
     import peft
@@ -106,13 +124,13 @@ def sft_seconds(model, args):
     start = 0.0
     for step in range(args.steps + 1):
         if step == 1:
-            start = time.perf_counter()
-        tokens = torch.randint(0, model.config.vocab_size, (args.batch, args.seq))
+            start = now(args)
+        tokens = torch.randint(0, model.config.vocab_size, (args.batch, args.seq), device=args.device)
         model(input_ids=tokens, labels=tokens, use_cache=False).loss.backward()
         torch.nn.utils.clip_grad_norm_((param for param in model.parameters() if param.requires_grad), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-    return time.perf_counter() - start
+    return now(args) - start
 
 
 def decode_seconds(model, args):
@@ -121,10 +139,10 @@ def decode_seconds(model, args):
 
     model.eval()
     model.generation_config.eos_token_id = None
-    prompts = torch.randint(0, model.config.vocab_size, (args.batch, args.seq))
+    prompts = torch.randint(0, model.config.vocab_size, (args.batch, args.seq), device=args.device)
     seconds = 0.0
     for new_tokens in (2, args.steps):
-        start = time.perf_counter()
+        start = now(args)
         with torch.inference_mode():
             out = model.generate(
                 prompts,
@@ -136,7 +154,7 @@ def decode_seconds(model, args):
                 max_new_tokens=new_tokens,
                 use_cache=True,
             )
-        seconds = time.perf_counter() - start
+        seconds = now(args) - start
         assert out.shape == (args.batch, args.seq + new_tokens)
     return seconds
 
@@ -149,10 +167,11 @@ def measure_peer(args):
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     transformers.logging.set_verbosity_error()
-    model = transformers.AutoModelForCausalLM.from_pretrained(args.model, dtype=getattr(torch, args.dtype))
+    model = transformers.AutoModelForCausalLM.from_pretrained(args.model, dtype=getattr(torch, args.dtype)).to(args.device)
     seconds = {"sft": sft_seconds, "decode": decode_seconds}[args.measure](model, args)
     tokens = args.batch * args.steps * (args.seq if args.measure == "sft" else 1)
-    print(json.dumps({"what": args.measure, "dtype": args.dtype, "seconds": seconds, "tokens_per_s": tokens / seconds}))
+    peak = {"peak_bytes": torch.cuda.max_memory_allocated()} if args.device == "cuda" else {}
+    print(json.dumps({"what": args.measure, "dtype": args.dtype, "seconds": seconds, "tokens_per_s": tokens / seconds} | peak))
 
 
 # ---- the comparison ----
@@ -175,18 +194,20 @@ def run(command, threads):
 def commands(what, args):
     """Each side's name and command line."""
     extents = ["--batch", str(args.batch), "--seq", str(args.seq), "--steps", str(args.steps), "--model", str(args.model)]
+    extents += ["--device", args.device]
     worker = [sys.executable, __file__, "--measure", what, "--threads", str(args.threads), *extents]
-    sides = {f"transformers {dtype}": [*worker, "--dtype", dtype] for dtype in DTYPES}
+    sides = {f"transformers {dtype}": [*worker, "--dtype", dtype] for dtype in DTYPES[args.device]}
     if not args.peer_only:
         sides["repairity"] = [str(args.repairity), "bench", what, *extents, "--json"]
     return sides
 
 
-def summary(results):
+def summary(results, args):
     """Best and median of one side's rounds."""
     rates = [result["tokens_per_s"] for result in results]
-    peak = max(result["peak_rss_bytes"] for result in results)
-    return {"best": max(rates), "median": statistics.median(rates), "rounds": rates, "peak_rss_bytes": peak}
+    memory = "peak_bytes" if args.device == "cuda" else "peak_rss_bytes"
+    peak = max(result[memory] for result in results)
+    return {"best": max(rates), "median": statistics.median(rates), "rounds": rates, memory: peak}
 
 
 def compare(what, args):
@@ -198,7 +219,7 @@ def compare(what, args):
             results[name].append(run(command, args.threads))
             rate = results[name][-1]["tokens_per_s"]
             print(f"{what}, round {round_number + 1} of {args.rounds}, {name}: {rate:.1f} tokens/s", file=sys.stderr)
-    report = {"what": what, "sides": {name: summary(found) for name, found in results.items()}}
+    report = {"what": what, "sides": {name: summary(found, args) for name, found in results.items()}}
     peers = [found for name, found in report["sides"].items() if name != "repairity"]
     if "repairity" in report["sides"]:
         ours = report["sides"]["repairity"]
@@ -212,7 +233,7 @@ def table(reports):
     lines = [f"{'':<32}{'best tok/s':>12}{'median tok/s':>14}{'peak MiB':>10}"]
     for report in reports:
         for name, side in report["sides"].items():
-            peak = side["peak_rss_bytes"] / 2**20
+            peak = side.get("peak_bytes", side.get("peak_rss_bytes")) / 2**20
             lines.append(f"{report['what']:<8}{name:<24}{side['best']:>12.1f}{side['median']:>14.1f}{peak:>10.0f}")
         if "ratio_best" in report:
             lines.append(f"{report['what']:<8}{'ratio':<24}{report['ratio_best']:>11.2f}x{report['ratio_median']:>13.2f}x")
@@ -229,11 +250,12 @@ def main():
     parser.add_argument("--seq", type=int, default=256, help="tokens of a sequence, or of a prompt (default 256)")
     parser.add_argument("--steps", type=int, default=8, help="training steps, or new tokens (default 8)")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each side (default 3)")
+    parser.add_argument("--device", choices=list(DTYPES), default="cpu", help="where both sides compute (default cpu)")
     parser.add_argument("--threads", type=int, default=2, help="threads of each side (default 2)")
     parser.add_argument("--repairity", type=Path, default=Path("target/release/repairity"), help="the program")
     parser.add_argument("--peer-only", action="store_true", help="measure Transformers alone")
     parser.add_argument("--measure", choices=["sft", "decode"], help="one measurement of Transformers, as JSON")
-    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="type of --measure")
+    parser.add_argument("--dtype", choices=DTYPES["cpu"], default="float32", help="type of --measure")
     args = parser.parse_args()
     if args.make:
         shape, folder = args.make
@@ -249,7 +271,7 @@ def main():
     else:
         reports = [compare(what, args) for what in args.what]
         print(table(reports))
-        extents = {"batch": args.batch, "seq": args.seq, "steps": args.steps, "threads": args.threads}
+        extents = {"device": args.device, "batch": args.batch, "seq": args.seq, "steps": args.steps, "threads": args.threads}
         print(json.dumps(extents | {"model": str(args.model), "results": reports}))
 
 
