@@ -4,16 +4,27 @@
 //! The expected values are written by `tools/golden.py`, in double precision; `REPAIRITY_GOLDEN=DIR` points these tests at
 //! another folder of the same form.
 //!
-//! Each comparison runs twice. `Cpu<f64>` must agree to what the order of summation costs in double precision, which
-//! leaves no room for a formula that is only nearly right. `Cpu<f32>`, which is what runs, gets the tolerances below.
+//! Each comparison runs on every device. `Cpu<f64>` must agree to what the order of summation costs in double precision, which
+//! leaves no room for a formula that is only nearly right. `Cpu<f32>`, and `Cuda<f32>` in the simulator and on a GPU, get the
+//! tolerances below. `Cuda<bf16>` may be as far away as twice the distance of PyTorch's own bfloat16 arithmetic, which
+//! `tools/golden.py` measured and wrote beside the values.
+
+#[path = "support/simulated.rs"]
+mod simulated;
+
+#[path = "support/place.rs"]
+mod place;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use half::bf16;
+use place::{OnGpu, Place, on};
 use repairity::batch::NextTokens;
 use repairity::checkpoint::{Storage, Tensors, read_json};
+use repairity::device::cuda::Act;
 use repairity::device::{Cpu, Device, Real, Sampling};
-use repairity::generate::{Request, Settings, generate};
+use repairity::generate::{Request, Sample, Settings, generate};
 use repairity::loss::{ppo, reward, sft};
 use repairity::model::head::{LogProbs, Scores};
 use repairity::model::{Adapter, Config, Decoder, Packed, Pass, ScalarHead};
@@ -24,7 +35,7 @@ use repairity::weights::{Grads, Param};
 use serde_json::Value;
 
 /// How far the engine may be from the expected values.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 struct Tolerance {
     /// Log-probabilities, entropies, scores and losses: absolute.
     value: f64,
@@ -46,6 +57,73 @@ const SINGLE: Tolerance = Tolerance { value: 2e-5, gradient: 1e-4, trained: 1e-4
 /// below 10 are 1e-13 in the worst case. PEFT's trained adapter is stored in float32, whose rounding of values up to 1 is 6e-8.
 const DOUBLE: Tolerance = Tolerance { value: 1e-12, gradient: 1e-12, trained: 1e-7 };
 
+/// How a device is compared with the expected values.
+#[derive(Debug, Clone, Copy)]
+struct Rule {
+    /// How far away it may be; none: twice as far as PyTorch's bfloat16 arithmetic, in the same fixture and the same measure.
+    tolerance: Option<Tolerance>,
+    /// Whether its kernels run thread by thread, so that what another comparison shows as well is left out.
+    simulated: bool,
+}
+
+impl Rule {
+    fn within(tolerance: Tolerance) -> Rule {
+        Rule { tolerance: Some(tolerance), simulated: false }
+    }
+
+    /// That of a build of the kernels.
+    fn of<A: Act>(place: Place) -> Rule {
+        let tolerance = if A::BUILD == bf16::BUILD { None } else { Some(SINGLE) };
+        Rule { tolerance, simulated: place == Place::Simulator }
+    }
+
+    /// How far away a quantity may be. Its key is its name in `bfloat16_distance`.
+    fn allows(self, fixture: &Fixture, key: &str) -> f64 {
+        let Some(tolerance) = self.tolerance else { return 2.0 * fixture.bfloat16(key) };
+        match key {
+            "gradients" => tolerance.gradient,
+            "trained" => tolerance.trained,
+            // A step's loss and norm depend on the values that the steps before it left, whose tolerance is the larger one in f64.
+            "losses" => tolerance.value.max(tolerance.trained / 10.0),
+            "grad_norms" => self.allows(fixture, "losses").max(tolerance.gradient),
+            _ => tolerance.value,
+        }
+    }
+}
+
+/// Tests of one generic function `fn name<D: Device>(device: &D, rule: Rule)` on both builds of the kernels, in the simulator and on a GPU.
+macro_rules! on_gpus {
+    ($($name:ident),* $(,)?) => {$(
+        mod $name {
+            use super::*;
+
+            fn check<A: OnGpu>(place: Place) {
+                on::<A>(place, |device| super::$name(device, Rule::of::<A>(place)));
+            }
+
+            #[test]
+            fn simulated_f32() {
+                check::<f32>(Place::Simulator);
+            }
+
+            #[test]
+            fn simulated_bf16() {
+                check::<bf16>(Place::Simulator);
+            }
+
+            #[test]
+            fn gpu_f32() {
+                check::<f32>(Place::Gpu);
+            }
+
+            #[test]
+            fn gpu_bf16() {
+                check::<bf16>(Place::Gpu);
+            }
+        }
+    )*};
+}
+
 /// A folder with an `expected.json`.
 struct Fixture {
     folder: PathBuf,
@@ -55,6 +133,32 @@ struct Fixture {
 impl Fixture {
     fn name(&self) -> String {
         self.folder.file_name().unwrap().to_string_lossy().into_owned()
+    }
+
+    /// How far PyTorch's bfloat16 arithmetic is from the expected values.
+    fn bfloat16(&self, key: &str) -> f64 {
+        let distances = &self.expected["bfloat16_distance"];
+        let known = |key: &str| {
+            let found = distances[key].as_f64();
+            found.unwrap_or_else(|| panic!("{}: no bfloat16_distance of {key}: tools/golden.py writes it", self.name()))
+        };
+        match (key, self.expected["kind"] == "reward") {
+            // A pair's loss grows at most as fast as its margin, which is the difference of two scores.
+            ("loss", true) => 2.0 * known("scores"),
+            // The loss of the first step is one of them, and by luck all of them may be nearer than their tokens' are.
+            ("losses", _) => known("losses").max(known("loss")),
+            _ => known(key),
+        }
+    }
+
+    /// The same for a tensor's gradient as a whole, of root mean squares. A handful of pairs share the gradient of a reward model, so
+    /// a tensor's may be near by luck: there it is at least what half of the tensors are away by.
+    fn bfloat16_gradient(&self, name: &str) -> f64 {
+        let distances = self.expected["bfloat16_distance"]["gradients_rms"].as_object().unwrap();
+        let mut all: Vec<f64> = distances.values().map(|x| x.as_f64().unwrap()).collect();
+        all.sort_by(f64::total_cmp);
+        let least = if self.expected["kind"] == "reward" { all[all.len() / 2] } else { 0.0 };
+        distances[name].as_f64().unwrap().max(least)
     }
 
     fn path(&self, key: &str) -> PathBuf {
@@ -156,7 +260,7 @@ fn near(what: &str, found: &[f64], expected: &[f64], tolerance: f64) {
 }
 
 /// Compares every gradient by name; both sides must have the same names. PyTorch's names of an adapter's tensors have a prefix.
-fn check_gradients<D: Device>(fixture: &Fixture, device: &D, grads: &Grads<D>, prefix: &str, tolerance: f64) {
+fn check_gradients<D: Device>(fixture: &Fixture, device: &D, grads: &Grads<D>, prefix: &str, rule: Rule) {
     let arrays = fixture.arrays();
     let mut found = BTreeMap::new();
     for (part, values) in grads.by_name(device).unwrap() {
@@ -168,8 +272,19 @@ fn check_gradients<D: Device>(fixture: &Fixture, device: &D, grads: &Grads<D>, p
     for (name, (shape, values)) in found {
         let expected: Vec<f64> = arrays.read(&name, &shape).unwrap();
         let largest = expected.iter().fold(0.0f64, |most, x| most.max(x.abs()));
-        close(&format!("{}: {name}", fixture.name()), &values, &expected, tolerance * largest);
+        let what = format!("{}: {name}", fixture.name());
+        close(&what, &values, &expected, rule.allows(fixture, "gradients") * largest);
+        if rule.tolerance.is_none() {
+            let differences: Vec<f64> = values.iter().zip(&expected).map(|(x, e)| x - e).collect();
+            let away = root_mean_square(&differences) / root_mean_square(&expected);
+            let allowed = 2.0 * fixture.bfloat16_gradient(name.trim_start_matches("grad."));
+            assert!(away <= allowed, "{what}: {away:.2e} of its size away, {allowed:.2e} allowed");
+        }
     }
+}
+
+fn root_mean_square(values: &[f64]) -> f64 {
+    (values.iter().map(|x| x * x).sum::<f64>() / values.len() as f64).sqrt()
 }
 
 fn pass(recompute: Recompute) -> Pass {
@@ -195,14 +310,14 @@ fn loss_and_gradients<D: Device>(
 }
 
 /// Log-probabilities and entropies of every token after the first of its sequence.
-fn check_language<D: Device>(fixture: &Fixture, device: &D, decoder: &Decoder<D>, adapter: Option<&Adapter<D>>, tolerance: f64) {
+fn check_language<D: Device>(fixture: &Fixture, device: &D, decoder: &Decoder<D>, adapter: Option<&Adapter<D>>, rule: Rule) {
     let (sequences, arrays) = (fixture.sequences(), fixture.arrays());
     let next = NextTokens::after(sequences.iter().map(|sequence| (sequence.as_slice(), 1)));
     let hidden = decoder.infer(device, &packed(device, &sequences), adapter).unwrap();
     let head = LogProbs::new(device, decoder, &hidden, &next.rows, &next.targets, 1.0).unwrap();
     for (what, buf) in [("logprobs", &head.logprob), ("entropy", &head.entropy)] {
         let expected: Vec<f64> = arrays.read(what, &[next.rows.len()]).unwrap();
-        close(&format!("{}: {what}", fixture.name()), &download(device, buf), &expected, tolerance);
+        close(&format!("{}: {what}", fixture.name()), &download(device, buf), &expected, rule.allows(fixture, what));
     }
 }
 
@@ -219,38 +334,57 @@ fn prefix<D: Device>(adapter: &Option<Adapter<D>>) -> &'static str {
     if adapter.is_some() { "base_model.model." } else { "" }
 }
 
-fn language_model<D: Device>(device: &D, kind: &str, tolerance: Tolerance) {
-    for fixture in fixtures(kind) {
+/// In the simulator each fixture recomputes in one way; that the ways give the same bits is shown by tests/engine.
+fn language_model<D: Device>(device: &D, kind: &str, rule: Rule) {
+    let all = [Recompute::None, Recompute::Mlp, Recompute::Block];
+    for (index, fixture) in fixtures(kind).into_iter().enumerate() {
         let mut decoder = Decoder::load(device, &fixture.path("model")).unwrap();
         let mut adapter = fixture.adapter(device, &decoder.config);
-        check_language(&fixture, device, &decoder, adapter.as_ref(), tolerance.value);
+        check_language(&fixture, device, &decoder, adapter.as_ref(), rule);
         let mut grads = Grads::new(device, &mut trained(&mut decoder, &mut adapter)).unwrap();
-        for recompute in [Recompute::None, Recompute::Mlp, Recompute::Block] {
+        let ways = if rule.simulated { &all[index % all.len()..][..1] } else { &all };
+        for &recompute in ways {
             grads.clear(device).unwrap();
             let loss = loss_and_gradients(device, &decoder, adapter.as_ref(), &fixture.examples(), recompute, &mut grads);
-            close(&format!("{}: loss", fixture.name()), &[loss], &[fixture.expected["loss"].as_f64().unwrap()], tolerance.value);
-            check_gradients(&fixture, device, &grads, prefix(&adapter), tolerance.gradient);
+            let expected = fixture.expected["loss"].as_f64().unwrap();
+            close(&format!("{}: loss", fixture.name()), &[loss], &[expected], rule.allows(&fixture, "loss"));
+            check_gradients(&fixture, device, &grads, prefix(&adapter), rule);
         }
     }
 }
 
+fn decoders<D: Device>(device: &D, rule: Rule) {
+    language_model(device, "decoder", rule);
+}
+
+fn adapters<D: Device>(device: &D, rule: Rule) {
+    language_model(device, "adapter", rule);
+}
+
 #[test]
 fn checkpoints_give_the_log_probs_and_gradients_of_transformers() {
-    language_model(&Cpu::<f64>::new(), "decoder", DOUBLE);
-    language_model(&Cpu::<f32>::new(), "decoder", SINGLE);
+    decoders(&Cpu::<f64>::new(), Rule::within(DOUBLE));
+    decoders(&Cpu::<f32>::new(), Rule::within(SINGLE));
 }
 
 #[test]
 fn adapters_give_the_log_probs_and_gradients_of_peft() {
-    language_model(&Cpu::<f64>::new(), "adapter", DOUBLE);
-    language_model(&Cpu::<f32>::new(), "adapter", SINGLE);
+    adapters(&Cpu::<f64>::new(), Rule::within(DOUBLE));
+    adapters(&Cpu::<f32>::new(), Rule::within(SINGLE));
 }
 
-fn training<D: Device>(device: &D, kind: &str, tolerance: Tolerance) {
-    let mut seen = 0;
-    for fixture in fixtures(kind) {
-        let Some(settings) = fixture.expected.get("training") else { continue };
-        seen += 1;
+/// In the simulator one fixture of a kind is trained, that of the most kinds of tensors.
+fn training<D: Device>(device: &D, kind: &str, rule: Rule) {
+    let mut trains = fixtures(kind);
+    trains.retain(|fixture| fixture.expected.get("training").is_some());
+    assert!(!trains.is_empty(), "no fixture of kind {kind} trains");
+    if rule.simulated {
+        let tensors = |fixture: &Fixture| fixture.arrays().names().len();
+        trains.sort_by_key(|fixture| std::cmp::Reverse(tensors(fixture)));
+        trains.truncate(1);
+    }
+    for fixture in trains {
+        let settings = &fixture.expected["training"];
         let number = |key: &str| settings[key].as_f64().unwrap();
         let betas = numbers(&settings["betas"]);
         let hyper = Hyper {
@@ -274,40 +408,51 @@ fn training<D: Device>(device: &D, kind: &str, tolerance: Tolerance) {
             optimizer.update(device, &mut trained(&mut decoder, &mut adapter), &grads, norms[norms.len() - 1], lr).unwrap();
         }
         let name = fixture.name();
-        // A step's loss and norm depend on the values that the steps before it left, whose tolerance is the larger one in f64.
-        let later = tolerance.value.max(tolerance.trained / 10.0);
-        close(&format!("{name}: losses"), &losses, &numbers(&settings["losses"]), later);
-        close(&format!("{name}: gradient norms"), &norms, &numbers(&settings["grad_norms"]), later.max(tolerance.gradient));
+        close(&format!("{name}: losses"), &losses, &numbers(&settings["losses"]), rule.allows(&fixture, "losses"));
+        let allowed = rule.allows(&fixture, "grad_norms");
+        close(&format!("{name}: gradient norms"), &norms, &numbers(&settings["grad_norms"]), allowed);
 
         let file = if adapter.is_some() { "trained/adapter_model.safetensors" } else { "trained.safetensors" };
         let end = Tensors::open_files(&[fixture.folder.join(file)]).unwrap();
         let prefix = prefix(&adapter);
-        let mut compared = 0;
+        let (mut compared, mut differences) = (0, Vec::new());
         for param in trained(&mut decoder, &mut adapter) {
             for (part, values) in param.read::<f64>(device).unwrap() {
                 let expected: Vec<f64> = end.read(&format!("{prefix}{}", part.name), &part.shape).unwrap();
-                close(&format!("{name}: {} after training", part.name), &values, &expected, tolerance.trained);
+                close(&format!("{name}: {} after training", part.name), &values, &expected, rule.allows(&fixture, "trained"));
+                differences.extend(values.iter().zip(&expected).map(|(x, e)| x - e));
                 compared += 1;
             }
         }
         assert_eq!(compared, end.names().len(), "{name}");
+        if rule.tolerance.is_none() {
+            let (away, allowed) = (root_mean_square(&differences), rule.allows(&fixture, "trained_rms"));
+            assert!(away <= allowed, "{name}: trained values are {away:.2e} away, {allowed:.2e} allowed");
+        }
     }
-    assert!(seen > 0, "no fixture of kind {kind} trains");
+}
+
+fn full_training<D: Device>(device: &D, rule: Rule) {
+    training(device, "decoder", rule);
+}
+
+fn lora_training<D: Device>(device: &D, rule: Rule) {
+    training(device, "adapter", rule);
 }
 
 #[test]
 fn ten_steps_of_full_training_end_where_pytorch_ends() {
-    training(&Cpu::<f64>::new(), "decoder", DOUBLE);
-    training(&Cpu::<f32>::new(), "decoder", SINGLE);
+    full_training(&Cpu::<f64>::new(), Rule::within(DOUBLE));
+    full_training(&Cpu::<f32>::new(), Rule::within(SINGLE));
 }
 
 #[test]
 fn ten_steps_of_lora_end_where_peft_ends() {
-    training(&Cpu::<f64>::new(), "adapter", DOUBLE);
-    training(&Cpu::<f32>::new(), "adapter", SINGLE);
+    lora_training(&Cpu::<f64>::new(), Rule::within(DOUBLE));
+    lora_training(&Cpu::<f32>::new(), Rule::within(SINGLE));
 }
 
-fn rewards<D: Device>(device: &D, tolerance: Tolerance) {
+fn rewards<D: Device>(device: &D, rule: Rule) {
     for fixture in fixtures("reward") {
         let (name, folder) = (fixture.name(), fixture.path("model"));
         let mut decoder = Decoder::load(device, &folder).unwrap();
@@ -331,27 +476,28 @@ fn rewards<D: Device>(device: &D, tolerance: Tolerance) {
         let (hidden, saved) = decoder.forward(device, &batch, adapter.as_ref(), pass(Recompute::Mlp)).unwrap();
         let scores = download(device, &Scores::new(device, &head, &hidden, &last).unwrap().score);
         let expected: Vec<f64> = fixture.arrays().read("scores", &[last.len()]).unwrap();
-        close(&format!("{name}: scores"), &scores, &expected, tolerance.value);
+        close(&format!("{name}: scores"), &scores, &expected, rule.allows(&fixture, "scores"));
 
         let norm = 1.0 / labels.len() as f64;
         let (stats, dhidden) = reward::pairs(device, &head, &hidden, &last, &labels, Some((norm, &mut grads))).unwrap();
         decoder.backward(device, &batch, adapter.as_ref(), saved, &dhidden.unwrap(), &mut grads, &mut |_, _| Ok(())).unwrap();
         let (stats, loss) = (stats.read(device).unwrap(), fixture.expected["loss"].as_f64().unwrap());
-        close(&format!("{name}: loss"), &[stats.loss * norm], &[loss], tolerance.value);
+        close(&format!("{name}: loss"), &[stats.loss * norm], &[loss], rule.allows(&fixture, "loss"));
         let right = expected.chunks_exact(2).zip(&labels).filter(|(pair, label)| (pair[0] - pair[1]) * (*label - 0.5) > 0.0);
         assert_eq!(stats.correct, right.count() as f64, "{name}");
-        check_gradients(&fixture, device, &grads, prefix(&adapter), tolerance.gradient);
+        check_gradients(&fixture, device, &grads, prefix(&adapter), rule);
     }
 }
 
 #[test]
 fn reward_models_give_the_scores_and_gradients_of_transformers() {
-    rewards(&Cpu::<f64>::new(), DOUBLE);
-    rewards(&Cpu::<f32>::new(), SINGLE);
+    rewards(&Cpu::<f64>::new(), Rule::within(DOUBLE));
+    rewards(&Cpu::<f32>::new(), Rule::within(SINGLE));
 }
 
-/// Two places for three prompts, so that a freed place is taken again.
-fn greedy<D: Device>(device: &D, tolerance: f64) {
+/// Two places for three prompts, so that a freed place is taken again. In bfloat16 two tokens may be so close that the other one is
+/// chosen, and all that follows differs: there each choice is held against what double precision says after the same tokens.
+fn greedy<D: Device>(device: &D, rule: Rule) {
     let mut seen = 0;
     for fixture in fixtures("decoder") {
         let Some(expected) = fixture.expected.get("generation") else { continue };
@@ -366,19 +512,47 @@ fn greedy<D: Device>(device: &D, tolerance: f64) {
             batch: 2,
         };
         let samples = generate(device, &decoder, None, &requests, &settings, &mut |_, _| Ok(())).unwrap();
+        if rule.tolerance.is_none() {
+            nearly_greedy(&fixture, &requests, &samples, rule.allows(&fixture, "logprobs"));
+            continue;
+        }
         for (i, sample) in samples.iter().enumerate() {
             assert_eq!(sample.tokens, integers(&expected["ids"][i]), "{}: prompt {i}", fixture.name());
             let logprobs = numbers(&expected["logprobs"][i]);
-            close(&format!("{}: prompt {i}: log-probs", fixture.name()), &sample.logprobs, &logprobs, tolerance);
+            let allowed = rule.allows(&fixture, "logprobs");
+            close(&format!("{}: prompt {i}: log-probs", fixture.name()), &sample.logprobs, &logprobs, allowed);
         }
     }
     assert!(seen > 0, "no fixture generates");
 }
 
+/// Log-probs that are good to `allowed` let a token be chosen that is up to twice that behind the best one.
+fn nearly_greedy(fixture: &Fixture, requests: &[Request], samples: &[Sample], allowed: f64) {
+    let device = Cpu::<f64>::new();
+    let decoder = Decoder::load(&device, &fixture.path("model")).unwrap();
+    let (c, v) = (decoder.config.hidden, decoder.config.vocab);
+    for (i, (request, sample)) in requests.iter().zip(samples).enumerate() {
+        assert_eq!(sample.tokens.len(), fixture.expected["generation"]["max_new_tokens"].as_u64().unwrap() as usize);
+        let whole = [request.prompt.as_slice(), &sample.tokens].concat();
+        let hidden = decoder.infer(&device, &packed(&device, std::slice::from_ref(&whole)), None).unwrap();
+        let mut logits = device.zeros(whole.len() * v).unwrap();
+        device.logits(&mut logits, &hidden, &decoder.head().value, (whole.len(), c, v)).unwrap();
+        let rows: Vec<Vec<f64>> = device.download(&logits).unwrap().chunks(v).map(<[f64]>::to_vec).collect();
+        for (row, (token, logprob)) in rows[request.prompt.len() - 1..].iter().zip(sample.tokens.iter().zip(&sample.logprobs)) {
+            let best = row.iter().fold(f64::NEG_INFINITY, |most, x| most.max(*x));
+            let normaliser = best + row.iter().map(|x| (x - best).exp()).sum::<f64>().ln();
+            let (exact, most) = (row[*token as usize] - normaliser, best - normaliser);
+            let what = format!("{}: prompt {i}: token {token}", fixture.name());
+            close(&what, &[*logprob], &[exact], allowed);
+            assert!(most - exact <= 2.0 * allowed, "{what} is {:.1e} behind the best one", most - exact);
+        }
+    }
+}
+
 #[test]
 fn greedy_generation_gives_the_tokens_of_transformers() {
-    greedy(&Cpu::<f64>::new(), DOUBLE.value);
-    greedy(&Cpu::<f32>::new(), SINGLE.value);
+    greedy(&Cpu::<f64>::new(), Rule::within(DOUBLE));
+    greedy(&Cpu::<f32>::new(), Rule::within(SINGLE));
 }
 
 /// What PEFT wrote, read and written again, has PEFT's names, extents and bits; the same for a checkpoint in its own type.
@@ -419,8 +593,9 @@ fn what_is_read_is_written_back_bit_for_bit() {
 }
 
 /// In single precision a ratio is good to its rounding times the log-ratio's size (at most 22): 1.3e-6, and sums of 24 tokens
-/// to a few times that.
-fn proximal<D: Device>(device: &D, tolerance: f64) {
+/// to a few times that. Log-probs and values are single precision where activations are bfloat16, too.
+fn proximal<D: Device>(device: &D, rule: Rule) {
+    let tolerance = rule.tolerance.unwrap_or(SINGLE).value.min(1e-5);
     let cases = read_json(&root().join("ppo.json")).unwrap();
     let each = |kind: &str| cases[kind].as_array().unwrap().clone();
 
@@ -472,9 +647,11 @@ fn proximal<D: Device>(device: &D, tolerance: f64) {
 
 #[test]
 fn the_arithmetic_of_ppo_is_that_of_autograd() {
-    proximal(&Cpu::<f64>::new(), 1e-12);
-    proximal(&Cpu::<f32>::new(), 1e-5);
+    proximal(&Cpu::<f64>::new(), Rule::within(DOUBLE));
+    proximal(&Cpu::<f32>::new(), Rule::within(SINGLE));
 }
+
+on_gpus!(decoders, adapters, full_training, lora_training, rewards, greedy, proximal);
 
 #[test]
 fn schedules_are_those_of_transformers() {

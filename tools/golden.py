@@ -13,6 +13,12 @@ the expected values are good to about 1e-14. Every quantity is also computed wit
 attention, and the distance of the two is checked and stored in `expected.json` as `float32_distance`: it is the error
 that a correct float32 engine may make, and it shows that the replaced parts compute what the untouched ones do.
 
+The untouched model with weights and activations in bfloat16 gives `bfloat16_distance`: the error of plain bfloat16
+arithmetic. A few numbers may come out right by luck. So `loss` is the mean distance of the single tokens' losses, which the
+distance of their mean cannot exceed, and `scores` is the largest distance over all prefixes of the sequences. A largest
+element is one element, so `gradients_rms` is the distance of each tensor's gradient as a whole: of root mean squares,
+relative.
+
 A folder holds one fixture, and its `expected.json` says which by `kind`:
 
     decoder    a checkpoint; log-probabilities, entropies, loss, every gradient; maybe training and greedy generation
@@ -113,14 +119,15 @@ def in_double(model):
     return model
 
 
-def load(folder, auto=transformers.AutoModelForCausalLM):
-    """The checkpoint in `folder`, upcast to float32, with eager attention."""
-    return auto.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+def load(folder, auto=transformers.AutoModelForCausalLM, dtype=torch.float32):
+    """The checkpoint in `folder`, cast to `dtype`, with eager attention."""
+    return auto.from_pretrained(folder, dtype=dtype, attn_implementation="eager").eval()
 
 
-def load_adapter(folder, adapter, auto=transformers.AutoModelForCausalLM):
-    """The checkpoint in `folder` under the PEFT adapter in `adapter`, ready for training."""
-    return peft.PeftModel.from_pretrained(load(folder, auto), adapter, is_trainable=True).eval()
+def load_adapter(folder, adapter, auto=transformers.AutoModelForCausalLM, dtype=torch.float32):
+    """The checkpoint in `folder` under the PEFT adapter in `adapter`, ready for training, both cast to `dtype`."""
+    base = load(folder, auto, dtype)
+    return peft.PeftModel.from_pretrained(base, adapter, is_trainable=True, autocast_adapter_dtype=False).eval()
 
 
 def file_name(name):
@@ -163,13 +170,18 @@ class Batch:
         return {"lengths": self.lengths, "tokens": self.tokens, "mask": self.mask}
 
 
+def widened(outputs):
+    """Outputs in bfloat16 as float32, which is what Transformers computes losses in; wider ones as they are."""
+    return outputs.float() if outputs.dtype == torch.bfloat16 else outputs
+
+
 def next_tokens(model, batch):
     """Log-probabilities of the tokens after the first of each sequence, and the entropy of each one's distribution."""
     logprobs, entropy = [], []
     for sequence in batch.sequences():
         if len(sequence) < 2:
             continue
-        logits = model(input_ids=sequence[None], use_cache=False).logits[0, :-1]
+        logits = widened(model(input_ids=sequence[None], use_cache=False).logits[0, :-1])
         distribution = torch.log_softmax(logits, dim=-1)
         logprobs.append(distribution.gather(1, sequence[1:, None])[:, 0])
         entropy.append(-(distribution.exp() * distribution).sum(-1))
@@ -196,14 +208,20 @@ def language(model, batch):
     return {
         "logprobs": logprobs.detach(),
         "entropy": entropy.detach(),
+        "losses": -logprobs.detach()[batch.target_mask() == 1],
         "loss": loss.item(),
         "gradients": gradients(model, loss),
     }
 
 
+def scores_of(model, sequences):
+    """Scores at the last tokens."""
+    return widened(torch.stack([model(input_ids=sequence[None], use_cache=False).logits[0, 0] for sequence in sequences]))
+
+
 def classifier(model, batch, labels):
-    """Scores at the last tokens, and the mean Bradley-Terry loss of sequences 2i and 2i + 1, label i = P(2i is better)."""
-    scores = torch.stack([model(input_ids=sequence[None], use_cache=False).logits[0, 0] for sequence in batch.sequences()])
+    """Scores, and the mean Bradley-Terry loss of sequences 2i and 2i + 1, label i = P(2i is better)."""
+    scores = scores_of(model, batch.sequences())
     label = torch.tensor(labels, dtype=scores.dtype)
     margin = scores[0::2] - scores[1::2]
     loss = (-label * logsigmoid(margin) - (1 - label) * logsigmoid(-margin)).mean()
@@ -211,26 +229,39 @@ def classifier(model, batch, labels):
 
 
 def train(model, batch):
-    """Ten AdamW steps on one batch. Matrices decay, norms and biases do not, as in Transformers' trainer."""
-    params = trained_parameters(model)
+    """Ten AdamW steps on one batch. Matrices decay, norms and biases do not, as in Transformers' trainer.
+
+    Most steps are smaller than half a unit in the last place of bfloat16, so parameters of that type are rounded copies of
+    float32 masters, which is how they are trained.
+    """
+    params = masters = trained_parameters(model)
+    rounded = model.dtype == torch.bfloat16
+    if rounded:
+        masters = {name: param.detach().float() for name, param in params.items()}
     groups = [
-        {"params": [p for p in params.values() if p.ndim > 1], "weight_decay": TRAINING["weight_decay"]},
-        {"params": [p for p in params.values() if p.ndim < 2], "weight_decay": 0.0},
+        {"params": [p for p in masters.values() if p.ndim > 1], "weight_decay": TRAINING["weight_decay"]},
+        {"params": [p for p in masters.values() if p.ndim < 2], "weight_decay": 0.0},
     ]
     optimizer = torch.optim.AdamW(groups, lr=TRAINING["peak_lr"], betas=TRAINING["betas"], eps=TRAINING["eps"])
     schedule = transformers.get_cosine_schedule_with_warmup(optimizer, TRAINING["warmup"], TRAINING["steps"])
     history = {"lr": [], "losses": [], "grad_norms": []}
     for _ in range(TRAINING["steps"]):
         loss = cross_entropy(next_tokens(model, batch)[0], batch)
-        optimizer.zero_grad()
+        model.zero_grad()
         loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(params.values(), TRAINING["max_grad_norm"])
+        if rounded:
+            for name, param in params.items():
+                masters[name].grad = param.grad.float()
+        norm = torch.nn.utils.clip_grad_norm_(masters.values(), TRAINING["max_grad_norm"])
         history["lr"].append(schedule.get_last_lr()[0])
         history["losses"].append(loss.item())
         history["grad_norms"].append(norm.item())
         optimizer.step()
         schedule.step()
-    return history, {name: param.detach().clone() for name, param in params.items()}
+        if rounded:
+            for name, param in params.items():
+                param.data.copy_(masters[name])
+    return history, {name: param.detach().clone() for name, param in masters.items()}
 
 
 def greedy(folder, prompts, new_tokens):
@@ -278,13 +309,32 @@ def training_distance(double, single):
     return {"losses": losses, "trained": trained}
 
 
+def bfloat16_distance(double, rounded):
+    """What bfloat16 arithmetic is away by: the measures of `distance`, the mean distance of the single tokens' losses, and the
+    distance of each tensor's gradient, of root mean squares."""
+    found = distance(double, rounded)
+    if "losses" in double:
+        found["loss"] = (double["losses"] - rounded["losses"]).abs().mean().item()
+    pairs = {name: (grad, rounded["gradients"][name]) for name, grad in double["gradients"].items()}
+    rms = {name: float(f"{(a - b).norm() / a.norm():.3g}") for name, (a, b) in pairs.items()}
+    return found | {"gradients_rms": rms}
+
+
+def bfloat16_training_distance(double, rounded):
+    """The same for `train`'s results: the measures of `training_distance`, gradient norms, and trained values as a whole."""
+    norms = max(abs(a - b) for a, b in zip(double[0]["grad_norms"], rounded[0]["grad_norms"]))
+    differences = torch.cat([(double[1][name] - rounded[1][name]).flatten() for name in double[1]])
+    rms = differences.pow(2).mean().sqrt().item()
+    return training_distance(double, rounded) | {"grad_norms": norms, "trained_rms": rms}
+
+
 def write_json(path, value):
     """JSON with lists of numbers on one line."""
     lines = [f"  {json.dumps(key)}: {json.dumps(entry)}" for key, entry in value.items()]
     path.write_text("{\n" + ",\n".join(lines) + "\n}\n")
 
 
-def write_expected(folder, kind, model, seed, result, fields, distances):
+def write_expected(folder, kind, model, seed, result, fields, distances, rounded):
     """Writes expected.json and expected.safetensors."""
     name = folder.name
     for key, found in distances.items():
@@ -294,9 +344,11 @@ def write_expected(folder, kind, model, seed, result, fields, distances):
     save_file({key: array.contiguous() for key, array in arrays.items()}, folder / "expected.safetensors")
     made_by = {module.__name__: module.__version__ for module in (torch, transformers, peft)}
     head = {"kind": kind, "model": model, "made_by": made_by, "seed": seed, "loss": result["loss"]}
-    write_json(folder / "expected.json", head | fields | {"float32_distance": distances})
-    worst = ", ".join(f"{key} {found:.1e}" for key, found in distances.items())
-    print(f"{name}: loss {result['loss']:.6f}; float32 is away by {worst}")
+    write_json(folder / "expected.json", head | fields | {"float32_distance": distances, "bfloat16_distance": rounded})
+    print(f"{name}: loss {result['loss']:.6f}")
+    for what, found in (("float32", distances), ("bfloat16", rounded)):
+        worst = ", ".join(f"{key} {of:.1e}" for key, of in found.items() if isinstance(of, float))
+        print(f"    {what} is away by {worst}")
 
 
 def decoder(out, name, model, seed, dtype, lengths, shard="5GB", training=False, prompts=()):
@@ -306,15 +358,17 @@ def decoder(out, name, model, seed, dtype, lengths, shard="5GB", training=False,
     batch = Batch(lengths, model.config.vocab_size, seed)
     result = language(in_double(load(folder)), batch)
     distances = distance(result, language(load(folder), batch))
+    rounded = bfloat16_distance(result, language(load(folder, dtype=torch.bfloat16), batch))
     fields = batch.record()
     if training:
         history, trained = train(in_double(load(folder)), batch)
         distances |= training_distance((history, trained), train(load(folder), batch))
+        rounded |= bfloat16_training_distance((history, trained), train(load(folder, dtype=torch.bfloat16), batch))
         fields["training"] = TRAINING | history
         save_file(trained, folder / "trained.safetensors")
     if prompts:
         fields["generation"] = greedy(folder, prompts, 12)
-    write_expected(folder, "decoder", ".", seed, result, fields, distances)
+    write_expected(folder, "decoder", ".", seed, result, fields, distances, rounded)
 
 
 def save_adapter(model, base, folder):
@@ -344,34 +398,41 @@ def adapter(out, name, base, seed, rank, alpha, targets, lengths):
     config = peft.LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules=targets, task_type="CAUSAL_LM")
     save_adapter(random_adapter(load(out / base), config, seed), relative, folder / "adapter")
 
-    def start():
-        return load_adapter(out / base, folder / "adapter")
+    def start(dtype=torch.float32):
+        return load_adapter(out / base, folder / "adapter", dtype=dtype)
 
     batch = Batch(lengths, SHAPE["vocab_size"], seed)
     result = language(in_double(start()), batch)
     distances = distance(result, language(start(), batch))
+    rounded = bfloat16_distance(result, language(start(torch.bfloat16), batch))
     model = in_double(start())
     history, trained = train(model, batch)
     distances |= training_distance((history, trained), train(start(), batch))
+    rounded |= bfloat16_training_distance((history, trained), train(start(torch.bfloat16), batch))
     save_adapter(model, relative, folder / "trained")
     fields = {"adapter": "adapter"} | batch.record() | {"training": TRAINING | history}
-    write_expected(folder, "adapter", f"../{base}", seed, result, fields, distances)
+    write_expected(folder, "adapter", f"../{base}", seed, result, fields, distances, rounded)
 
 
 def write_reward(folder, base, start, seed, lengths, labels, fields):
-    """The expected values of a reward model, which `start` loads."""
+    """The expected values of a reward model, which `start` loads in the type it is given."""
     batch = Batch(lengths, SHAPE["vocab_size"], seed)
-    result = classifier(in_double(start()), batch, labels)
-    distances = distance(result, classifier(start(), batch, labels))
+    result = classifier(in_double(start(torch.float32)), batch, labels)
+    distances = distance(result, classifier(start(torch.float32), batch, labels))
+    rounded = bfloat16_distance(result, classifier(start(torch.bfloat16), batch, labels))
+    prefixes = [sequence[:end] for sequence in batch.sequences() for end in range(1, len(sequence) + 1)]
+    with torch.no_grad():
+        double, bfloat16 = scores_of(in_double(start(torch.float32)), prefixes), scores_of(start(torch.bfloat16), prefixes)
+    rounded["scores"] = (double - bfloat16).abs().max().item()
     fields = fields | {"lengths": batch.lengths, "tokens": batch.tokens, "labels": labels}
-    write_expected(folder, "reward", base, seed, result, fields, distances)
+    write_expected(folder, "reward", base, seed, result, fields, distances, rounded)
 
 
 def reward(out, name, model, seed, lengths, labels):
     """A reward model and its expected values."""
     folder, auto = out / name, transformers.AutoModelForSequenceClassification
     randomise(model, seed).save_pretrained(folder)
-    write_reward(folder, ".", lambda: load(folder, auto), seed, lengths, labels, {})
+    write_reward(folder, ".", lambda dtype: load(folder, auto, dtype), seed, lengths, labels, {})
 
 
 def reward_adapter(out, name, base, seed, lengths, labels):
@@ -380,8 +441,8 @@ def reward_adapter(out, name, base, seed, lengths, labels):
     config = peft.LoraConfig(r=4, lora_alpha=8, lora_dropout=0.0, target_modules=ATTENTION, task_type="SEQ_CLS")
     save_adapter(random_adapter(load(out / base, auto), config, seed), f"../../{base}", folder / "adapter")
 
-    def start():
-        return load_adapter(out / base, folder / "adapter", auto)
+    def start(dtype):
+        return load_adapter(out / base, folder / "adapter", auto, dtype)
 
     write_reward(folder, f"../{base}", start, seed, lengths, labels, {"adapter": "adapter"})
 

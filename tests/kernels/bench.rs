@@ -20,7 +20,7 @@ fn benchmarks<A: OnGpu>(place: Place) {
         return;
     }
     if place == Place::Gpu {
-        check(A::shared().get_or_init(|| Cuda::open(0).unwrap()), TINY, 2, 5, None).unwrap();
+        check(A::device(), TINY, 2, 5, None).unwrap();
         return;
     }
     let mut named = BTreeSet::new();

@@ -116,10 +116,7 @@ kernels!(groups_and_widths, splits, large_scores);
 
 /// What is out of range is reported, with operator, argument and place, and neither read nor written.
 fn bad_places<A: OnGpu>(place: Place) {
-    if !present(place) {
-        return;
-    }
-    let check = |d: &Cuda<A>| {
+    on::<A>(place, |d| {
         let (heads, capacity) = (Heads { q: 2, kv: 1, dim: 8 }, 4);
         let qkv: Buf<A> = upload(d, &normal::<A>(3 * heads.qkv_width(), 1));
         let ids = |ids: &[u32]| d.upload(ids).unwrap();
@@ -140,11 +137,7 @@ fn bad_places<A: OnGpu>(place: Place) {
             assert_eq!(d.download(&out).unwrap_err().to_string(), error);
         }
         assert_eq!(host::<_, A>(d, &out)[..heads.q_width()], [0.0; 16], "a sequence of no usable length");
-    };
-    match place {
-        Place::Simulator => check(&Simulated::device(0)),
-        Place::Gpu => check(A::shared().get_or_init(|| Cuda::open(0).unwrap())),
-    }
+    });
 }
 
 kernels!(bad_places);

@@ -1,6 +1,8 @@
 //! Every kernel, in both builds, against the CPU: in the simulator under several orders of threads, which must give the same bits,
 //! and on a GPU where there is one (REPAIRITY_GPU=1 makes its absence a failure).
 
+#[path = "../support/place.rs"]
+mod place;
 #[path = "../support/simulated.rs"]
 mod simulated;
 
@@ -17,59 +19,18 @@ mod rows;
 mod sampling;
 
 use std::collections::BTreeSet;
-use std::sync::OnceLock;
 
-use half::bf16;
-use repairity::device::cuda::{Act, Buf, gpu};
+use place::{OnGpu, Place, on, present};
+use repairity::device::cuda::{Act, Buf};
 use repairity::device::{Cpu, Cuda, Device, Real};
 use repairity::rng::Rng;
 use simulated::Simulated;
 
-/// Where the kernels run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Place {
-    /// Thread by thread on the CPU.
-    Simulator,
-    /// On GPU 0.
-    Gpu,
-}
-
 /// Orders of threads: the natural one and one of each kind of shuffle.
 const ORDERS: [u64; 4] = [0, 1, 2, 3];
 
-/// A build's device on the GPU, shared by all tests: it takes most of the memory when it is opened.
-trait OnGpu: Act {
-    fn shared() -> &'static OnceLock<Cuda<Self>>;
-}
-
-impl OnGpu for f32 {
-    fn shared() -> &'static OnceLock<Cuda<f32>> {
-        static DEVICE: OnceLock<Cuda<f32>> = OnceLock::new();
-        &DEVICE
-    }
-}
-
-impl OnGpu for bf16 {
-    fn shared() -> &'static OnceLock<Cuda<bf16>> {
-        static DEVICE: OnceLock<Cuda<bf16>> = OnceLock::new();
-        &DEVICE
-    }
-}
-
 /// Named results of a run.
 type Outputs = Vec<(&'static str, Vec<f64>)>;
-
-/// Whether tests of this place run here. Without a GPU it says that they are skipped, or fails where one is demanded.
-fn present(place: Place) -> bool {
-    match (place, gpu::missing()) {
-        (Place::Simulator, _) | (Place::Gpu, None) => true,
-        (Place::Gpu, Some(why)) => {
-            assert!(std::env::var("REPAIRITY_GPU").as_deref() != Ok("1"), "REPAIRITY_GPU=1, but {why}");
-            println!("skipped: no GPU ({why})");
-            false
-        }
-    }
-}
 
 /// What `run` computes, after checking that it launched exactly `kernels` and that neither the order of threads (in the simulator) nor
 /// a second run (on a GPU) changes a bit. None where the place is missing.
@@ -79,7 +40,7 @@ fn bits<A: OnGpu>(place: Place, kernels: &[&'static str], run: impl Fn(&Cuda<A>)
     }
     let results: Vec<Outputs> = match place {
         Place::Gpu => {
-            let device = A::shared().get_or_init(|| Cuda::open(0).unwrap());
+            let device = A::device();
             vec![run(device), run(device)]
         }
         Place::Simulator => {
@@ -195,21 +156,14 @@ kernels!(memory);
 /// Ids that are out of range are reported at the next download, with operator, argument and index; what is computed after that is
 /// right again.
 fn bad_ids<A: OnGpu>(place: Place) {
-    if !present(place) {
-        return;
-    }
-    let check = |device: &Cuda<A>| {
+    on::<A>(place, |device| {
         let (mut out, table): (Buf<A>, Buf<A>) = (device.empty(6).unwrap(), upload(device, &[1.0, 2.0, 3.0, 4.0]));
         device.embed_fwd(&mut out, &table, &device.upload(&[0u32, 1, 7]).unwrap(), 2).unwrap();
         let error = device.download(&out).unwrap_err().to_string();
         assert_eq!(error, "embed_fwd: ids[2]: 7 is out of range");
         device.embed_fwd(&mut out, &table, &device.upload(&[1u32, 0, 1]).unwrap(), 2).unwrap();
         assert_eq!(host::<_, A>(device, &out), [3.0, 4.0, 1.0, 2.0, 3.0, 4.0]);
-    };
-    match place {
-        Place::Simulator => check(&Simulated::device(0)),
-        Place::Gpu => check(A::shared().get_or_init(|| Cuda::open(0).unwrap())),
-    }
+    });
 }
 
 kernels!(bad_ids);

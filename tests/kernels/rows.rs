@@ -69,10 +69,7 @@ kernels!(gather_and_scatter);
 
 /// A row that does not exist is skipped, and named.
 fn rows_out_of_range<A: OnGpu>(place: Place) {
-    if !present(place) {
-        return;
-    }
-    let check = |device: &Cuda<A>| {
+    on::<A>(place, |device| {
         let inp = device.upload(&[1u32, 2, 3, 4, 5, 6]).unwrap();
         let rows = device.upload(&[2u32, 3, 0]).unwrap();
         let mut out = device.upload(&[9u32; 6]).unwrap();
@@ -88,11 +85,7 @@ fn rows_out_of_range<A: OnGpu>(place: Place) {
         let error = device.download(&dtable).unwrap_err().to_string();
         assert_eq!(error, format!("embed_bwd: ids[0]: {} is out of range", u32::MAX));
         assert_eq!(device.download(&dtable).unwrap(), [0.5, 0.5, 3.5, 4.5]);
-    };
-    match place {
-        Place::Simulator => check(&Simulated::device(1)),
-        Place::Gpu => check(A::shared().get_or_init(|| Cuda::open(0).unwrap())),
-    }
+    });
 }
 
 kernels!(rows_out_of_range);

@@ -5,7 +5,6 @@ use std::ffi::c_void;
 use std::sync::{Arc, Mutex};
 
 use half::bf16;
-use repairity::device::Cuda;
 use repairity::device::cuda::Act;
 use repairity::device::cuda::driver::{Driver, Factor, Grid, Matmul, Pointer};
 use repairity::device::cuda::kernel::KERNELS;
@@ -24,11 +23,6 @@ impl Simulated {
     /// Threads run in the natural order (0), or in one that this seed shuffles.
     pub fn new<A: Act>(order: u64) -> Arc<Simulated> {
         Arc::new(Simulated { memory: Memory::new(), bf16: A::BUILD == "bf16", order, launched: Mutex::default() })
-    }
-
-    /// A device of this machine.
-    pub fn device<A: Act>(order: u64) -> Cuda<A> {
-        Cuda::with_driver(Simulated::new::<A>(order)).unwrap()
     }
 
     /// Every kernel that was launched so far.
