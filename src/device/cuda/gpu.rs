@@ -119,6 +119,60 @@ struct Staging {
     used: usize,
 }
 
+/// Where buffers come from.
+enum Memory {
+    /// One range, taken at the start and lent in pieces.
+    Pool { base: Pointer, pool: Mutex<Pool> },
+    /// An allocation for each, so that memory checkers see where a buffer ends: REPAIRITY_CUDA_POOL=0.
+    Single,
+}
+
+impl Memory {
+    fn open() -> Result<Memory> {
+        if std::env::var("REPAIRITY_CUDA_POOL").is_ok_and(|value| value == "0") {
+            return Ok(Memory::Single);
+        }
+        let (free, _) = result::mem_get_info().map_err(cause("cuMemGetInfo"))?;
+        let size = (free as f64 * SHARE) as usize;
+        // SAFETY: a plain allocation, freed in `close`.
+        let base = unsafe { result::malloc_sync(size) }.map_err(cause(&format!("cuMemAlloc of {size} bytes")))?;
+        Ok(Memory::Pool { base, pool: Mutex::new(Pool::new(size)) })
+    }
+
+    fn allocate(&self, bytes: usize) -> Result<Pointer> {
+        match self {
+            Memory::Pool { base, pool } => {
+                let mut pool = lock(pool);
+                pool.lend(bytes).map(|at| base + at as u64).ok_or_else(|| full(&pool, bytes))
+            }
+            // SAFETY: a plain allocation, freed in `release`.
+            Memory::Single => unsafe { result::malloc_sync(bytes) }.map_err(cause(&format!("cuMemAlloc of {bytes} bytes"))),
+        }
+    }
+
+    fn release(&self, pointer: Pointer) {
+        match self {
+            Memory::Pool { base, pool } => lock(pool).take_back((pointer - base) as usize),
+            Memory::Single => {
+                // SAFETY: `allocate` gave it, and cuMemFree waits for what uses it. Nothing can be done about a failure here.
+                let _ = unsafe { result::free_sync(pointer) };
+            }
+        }
+    }
+
+    fn close(&self) {
+        if let Memory::Pool { base, .. } = self {
+            // SAFETY: `open` took it, and nothing runs any more. Nothing can be done about a failure here.
+            let _ = unsafe { result::free_sync(*base) };
+        }
+    }
+}
+
+/// Whether a switch in the environment is on.
+fn set(name: &str) -> bool {
+    std::env::var(name).is_ok_and(|value| value == "1")
+}
+
 /// A GPU.
 pub struct Gpu {
     name: String,
@@ -127,8 +181,7 @@ pub struct Gpu {
     modules: Vec<sys::CUmodule>,
     blas: Blas,
     workspace: Pointer,
-    base: Pointer,
-    pool: Mutex<Pool>,
+    memory: Memory,
     staging: Mutex<Staging>,
     /// The last kernel that was launched, for errors that show only when the host waits.
     last: AtomicUsize,
@@ -165,26 +218,21 @@ impl Gpu {
         let multiprocessors = attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)? as usize;
         let (modules, functions) = load(&name, capability, build, shared)?;
         let blas = Blas::new(build == "bf16")?;
-        let (free, _) = result::mem_get_info().map_err(cause("cuMemGetInfo"))?;
-        let size = (free as f64 * SHARE) as usize;
-        // SAFETY: plain allocations, freed in `drop`.
-        let base = unsafe { result::malloc_sync(size) }.map_err(cause(&format!("cuMemAlloc of {size} bytes")))?;
-        // SAFETY: as above.
-        let memory = unsafe { result::malloc_host(STAGING, 0) }.map_err(cause("cuMemHostAlloc"))?.cast();
-        let mut pool = Pool::new(size);
-        let workspace = pool.lend(WORKSPACE).ok_or_else(|| full(&pool, WORKSPACE))?;
+        let memory = Memory::open()?;
+        let workspace = memory.allocate(WORKSPACE)?;
+        // SAFETY: a plain allocation, freed in `drop`.
+        let pinned = unsafe { result::malloc_host(STAGING, 0) }.map_err(cause("cuMemHostAlloc"))?.cast();
         Ok(Gpu {
             name,
             multiprocessors,
             functions,
             modules,
             blas,
-            workspace: base + workspace as u64,
-            base,
-            pool: Mutex::new(pool),
-            staging: Mutex::new(Staging { memory, used: 0 }),
+            workspace,
+            memory,
+            staging: Mutex::new(Staging { memory: pinned, used: 0 }),
             last: AtomicUsize::new(usize::MAX),
-            wait: std::env::var("REPAIRITY_CUDA_SYNC").is_ok_and(|value| value == "1"),
+            wait: set("REPAIRITY_CUDA_SYNC"),
             stream,
             context,
         })
@@ -263,12 +311,14 @@ impl Driver for Gpu {
     }
 
     fn allocate(&self, bytes: usize) -> Result<Pointer> {
-        let mut pool = lock(&self.pool);
-        pool.lend(bytes).map(|at| self.base + at as u64).ok_or_else(|| full(&pool, bytes))
+        self.bind()?;
+        self.memory.allocate(bytes)
     }
 
     fn release(&self, pointer: Pointer) {
-        lock(&self.pool).take_back((pointer - self.base) as usize);
+        // A failure to bind shows at the next launch.
+        let _ = self.bind();
+        self.memory.release(pointer);
     }
 
     fn upload(&self, to: Pointer, from: &[u8]) -> Result<()> {
@@ -348,9 +398,10 @@ impl Drop for Gpu {
         // Nothing can be done about a failure here, and the process usually ends.
         let _ = self.bind();
         let _ = self.stream.synchronize();
+        self.memory.release(self.workspace);
+        self.memory.close();
         // SAFETY: each was made by `open` and is given up once, after everything that used it.
         unsafe {
-            let _ = result::free_sync(self.base);
             let _ = result::free_host(lock(&self.staging).memory.cast());
             for module in &self.modules {
                 let _ = result::module::unload(*module);
