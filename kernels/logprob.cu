@@ -47,7 +47,7 @@ struct Online {
 // Grid: x = rows. No dynamic shared memory. Launches over one vocabulary go in order of `first`, the first of them with first = 0.
 // A target that is no token of the vocabulary (v) is reported, and its l[target] counts as 0.
 extern "C" __global__ void __launch_bounds__(LOGPROB_THREADS)
-logprob_fold(float* state, const float* logits, const unsigned* targets, unsigned* fault, int rows, int first, int width, int v, float scale) {
+logprob_fold(float* state, const float* logits, const unsigned* targets, unsigned* fault, int token, int rows, int first, int width, int v, float scale) {
     constexpr int N = Vec<float>::N;
     const float* row = logits + static_cast<size_t>(blockIdx.x) * width;
     Online mine = {-INFINITY, 0.0f, 0.0f};
@@ -80,7 +80,7 @@ logprob_fold(float* state, const float* logits, const unsigned* targets, unsigne
         }
         const unsigned target = targets[blockIdx.x];
         if (target >= static_cast<unsigned>(v)) {
-            report_fault(fault, FAULT_TARGET, blockIdx.x, target);
+            report_fault(fault, FAULT_TARGET, token + blockIdx.x, target);
         } else if (target >= static_cast<unsigned>(first) && target - first < static_cast<unsigned>(width)) {
             of_target = scale * row[target - first];
         }

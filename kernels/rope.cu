@@ -43,7 +43,7 @@ __device__ __forceinline__ void turn(act* low, act* high, const float* cosine, c
     float y[PIECE] = {};
 #pragma unroll
     for (int i = 0; i < PIECE; ++i) {
-        if (WHOLE || i < left) {
+        if (i < left) {
             x[i] = a[i] * cosine[i] - b[i] * sine[i];
             y[i] = b[i] * cosine[i] + a[i] * sine[i];
         }

@@ -181,7 +181,8 @@ __device__ __forceinline__ int find(const Row& row, double share, double offset,
                 const double other = __shfl_up_sync(WHOLE_WARP, inclusive, m);
                 inclusive += lane >= m ? other : 0.0;
             }
-            const unsigned passes = __ballot_sync(WHOLE_WARP, running + inclusive > aim);
+            // Lanes add the same weights in orders of their own, so one whose tokens weigh nothing may round past the aim first.
+            const unsigned passes = __ballot_sync(WHOLE_WARP, sum > 0.0 && running + inclusive > aim);
             passed = passes != 0;
             if (passed && lane == __ffs(passes) - 1) {
                 double part = running + (inclusive - sum);

@@ -107,17 +107,17 @@ fn large_logits<A: OnGpu>(place: Place) {
 
 kernels!(vocabularies, tiles, large_logits);
 
-/// A target that is no token is reported with its place.
+/// A target that is no token is reported with its place among all tokens, which are more than those of a tile.
 fn bad_targets<A: OnGpu>(place: Place) {
     on::<A>(place, |d| {
-        let mut case = Case::new::<A>((3, 2, 4), 1.0);
-        case.targets[1] = 4;
+        let mut case = Case::new::<A>((1030, 2, 4), 1.0);
+        case.targets[1026] = 4;
         let (x, head, targets): (Buf<A>, Buf<A>, _) =
             (upload(d, &case.x), upload(d, &case.head), d.upload(&case.targets).unwrap());
-        let [mut logprob, mut lse, mut entropy] = [(); 3].map(|()| unset::<_, f32>(d, 3));
+        let [mut logprob, mut lse, mut entropy] = [(); 3].map(|()| unset::<_, f32>(d, 1030));
         d.linear_logprob_fwd(&mut logprob, &mut lse, &mut entropy, &x, &head, &targets, 1.0, case.tcv).unwrap();
         let error = d.download(&logprob).unwrap_err().to_string();
-        assert_eq!(error, "linear_logprob_fwd: targets[1]: 4 is out of range");
+        assert_eq!(error, "linear_logprob_fwd: targets[1026]: 4 is out of range");
         assert!(host::<_, f32>(d, &lse).iter().all(|x| x.is_finite()));
     });
 }

@@ -30,6 +30,7 @@ impl Grid {
 
     /// Blocks in space.
     pub fn xyz(x: usize, y: usize, z: usize) -> Grid {
+        assert!(x < 1 << 31 && y < 1 << 16 && z < 1 << 16, "a grid of ({x}, {y}, {z}) blocks");
         Grid { blocks: [x as u32, y as u32, z as u32], shared: 0 }
     }
 

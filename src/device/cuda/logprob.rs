@@ -68,10 +68,10 @@ pub(super) fn linear_logprob_fwd<A: Act>(
         tile.logits(cuda, &mut logits, x, head, c)?;
         let Tile { token, rows, first, width } = tile;
         let (mut state, targets) = (state.part_mut(4 * token), targets.part(token));
-        let [rows, first, width, v] = [rows, first, width, v].map(|x| x as i32);
+        let [token, rows, first, width, v] = [token, rows, first, width, v].map(|x| x as i32);
         let grid = Grid::x(tile.rows);
         cuda.with_fault(|fault| {
-            kernel::logprob_fold(cuda, grid, &mut state, &logits, &targets, fault, rows, first, width, v, scale)
+            kernel::logprob_fold(cuda, grid, &mut state, &logits, &targets, fault, token, rows, first, width, v, scale)
         })
     })?;
     let grid = Grid::x(t.div_ceil(kernel::LOGPROB_THREADS as usize));
