@@ -19,7 +19,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use half::bf16;
-use place::{OnGpu, Place, on};
+use place::{OnGpu, Place, builds, on};
 use repairity::batch::NextTokens;
 use repairity::checkpoint::{Storage, Tensors, read_json};
 use repairity::device::cuda::Act;
@@ -91,37 +91,19 @@ impl Rule {
     }
 }
 
-/// Tests of one generic function `fn name<D: Device>(device: &D, rule: Rule)` on both builds of the kernels, in the simulator and on a GPU.
-macro_rules! on_gpus {
-    ($($name:ident),* $(,)?) => {$(
-        mod $name {
+/// Tests of generic functions `fn name<D: Device>(device: &D, rule: Rule)` on both builds of the kernels, in the simulator and on a GPU.
+macro_rules! on_kernels {
+    ($($name:ident),* $(,)?) => {
+        mod kernels {
             use super::*;
 
-            fn check<A: OnGpu>(place: Place) {
+            $(fn $name<A: OnGpu>(place: Place) {
                 on::<A>(place, |device| super::$name(device, Rule::of::<A>(place)));
-            }
+            })*
 
-            #[test]
-            fn simulated_f32() {
-                check::<f32>(Place::Simulator);
-            }
-
-            #[test]
-            fn simulated_bf16() {
-                check::<bf16>(Place::Simulator);
-            }
-
-            #[test]
-            fn gpu_f32() {
-                check::<f32>(Place::Gpu);
-            }
-
-            #[test]
-            fn gpu_bf16() {
-                check::<bf16>(Place::Gpu);
-            }
+            builds!($($name),*);
         }
-    )*};
+    };
 }
 
 /// A folder with an `expected.json`.
@@ -651,7 +633,7 @@ fn the_arithmetic_of_ppo_is_that_of_autograd() {
     proximal(&Cpu::<f32>::new(), Rule::within(SINGLE));
 }
 
-on_gpus!(decoders, adapters, full_training, lora_training, rewards, greedy, proximal);
+on_kernels!(decoders, adapters, full_training, lora_training, rewards, greedy, proximal);
 
 #[test]
 fn schedules_are_those_of_transformers() {

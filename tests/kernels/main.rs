@@ -20,7 +20,7 @@ mod sampling;
 
 use std::collections::BTreeSet;
 
-use place::{OnGpu, Place, on, present};
+use place::{OnGpu, Place, builds as kernels, on, present};
 use repairity::device::cuda::{Act, Buf};
 use repairity::device::{Cpu, Cuda, Device, Real};
 use repairity::rng::Rng;
@@ -63,38 +63,6 @@ fn bits<A: OnGpu>(place: Place, kernels: &[&'static str], run: impl Fn(&Cuda<A>)
     }
     results.into_iter().next()
 }
-
-/// Tests of one generic function `fn name<A: OnGpu>(place: Place)` for both builds, in the simulator and on a GPU.
-macro_rules! kernels {
-    ($($name:ident),* $(,)?) => {$(
-        mod $name {
-            use half::bf16;
-
-            use crate::Place;
-
-            #[test]
-            fn simulated_f32() {
-                super::$name::<f32>(Place::Simulator);
-            }
-
-            #[test]
-            fn simulated_bf16() {
-                super::$name::<bf16>(Place::Simulator);
-            }
-
-            #[test]
-            fn gpu_f32() {
-                super::$name::<f32>(Place::Gpu);
-            }
-
-            #[test]
-            fn gpu_bf16() {
-                super::$name::<bf16>(Place::Gpu);
-            }
-        }
-    )*};
-}
-pub(crate) use kernels;
 
 /// `n` standard normal numbers that are exact in `A`, so that every device reads the same.
 fn normal<A: Real>(n: usize, seed: u64) -> Vec<f64> {

@@ -66,3 +66,35 @@ pub fn on<A: OnGpu>(place: Place, check: impl FnOnce(&Cuda<A>)) {
         }
     }
 }
+
+/// Tests of each generic function `fn name<A: OnGpu>(place: Place)` for both builds, in the simulator and on a GPU.
+macro_rules! builds {
+    ($($name:ident),* $(,)?) => {$(
+        mod $name {
+            use half::bf16;
+
+            use crate::place::Place;
+
+            #[test]
+            fn simulated_f32() {
+                super::$name::<f32>(Place::Simulator);
+            }
+
+            #[test]
+            fn simulated_bf16() {
+                super::$name::<bf16>(Place::Simulator);
+            }
+
+            #[test]
+            fn gpu_f32() {
+                super::$name::<f32>(Place::Gpu);
+            }
+
+            #[test]
+            fn gpu_bf16() {
+                super::$name::<bf16>(Place::Gpu);
+            }
+        }
+    )*};
+}
+pub(crate) use builds;
