@@ -31,5 +31,5 @@ fn the_readme_s_commands_run() {
         assert!(!output.stdout.is_empty(), "{command}");
         ran += 1;
     }
-    assert_eq!(ran, 5, "commands found in README.md");
+    assert_eq!(ran, 6, "commands found in README.md");
 }
