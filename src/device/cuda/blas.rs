@@ -80,7 +80,7 @@ impl Blas {
         let mut prepared = self.prepared.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let Prepared { operation, layouts: [a, b, out], algorithm } = match prepared.entry(shape) {
             std::collections::hash_map::Entry::Occupied(entry) => entry.into_mut(),
-            std::collections::hash_map::Entry::Vacant(entry) => entry.insert(self.prepare(&shape)?),
+            std::collections::hash_map::Entry::Vacant(entry) => entry.insert(self.prepare(&shape, product.bias)?),
         };
         let (scale, keep) = (product.scale, if product.accumulate { 1.0f32 } else { 0.0 });
         if let Some(bias) = product.bias {
@@ -115,7 +115,7 @@ impl Blas {
     }
 
     /// cuBLASLt is column-major: a row-major matrix is its own transpose there, so `out^T = b^T a^T` is what it is asked for.
-    fn prepare(&self, shape: &Shape) -> Result<Prepared> {
+    fn prepare(&self, shape: &Shape, bias: Option<Pointer>) -> Result<Prepared> {
         use sys::cublasLtMatmulDescAttributes_t as Desc;
         let [m, n, k] = shape.extents;
         let operation = result::create_matmul_desc(sys::cublasComputeType_t::CUBLAS_COMPUTE_32F, sys::cudaDataType_t::CUDA_R_32F)
@@ -124,8 +124,10 @@ impl Blas {
         let transpose = |transposed: bool| i32::from(transposed);
         set(operation, Desc::CUBLASLT_MATMUL_DESC_TRANSA, &transpose(shape.transposed[1]))?;
         set(operation, Desc::CUBLASLT_MATMUL_DESC_TRANSB, &transpose(shape.transposed[0]))?;
-        if shape.bias {
+        if let Some(bias) = bias {
+            // The pointer, too, before an algorithm is asked for: what it is aligned to may decide.
             set(operation, Desc::CUBLASLT_MATMUL_DESC_EPILOGUE, &(sys::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_BIAS as u32))?;
+            set(operation, Desc::CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias)?;
         }
         let layout = |element, rows: usize, columns: usize, stride: usize| {
             let layout = result::create_matrix_layout(element, rows as u64, columns as u64, stride as i64);

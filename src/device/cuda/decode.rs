@@ -45,7 +45,7 @@ pub(super) fn attention_decode<A: Act>(
         return Err(Error::input("attention_decode: heads", what));
     }
     let batch = slots.len;
-    // By the capacity alone: a sequence's sums must not depend on who shares its batch.
+    // By the capacity alone: here, at least, a sequence's sums do not depend on who shares its batch.
     let splits = capacity.div_ceil(kernel::DECODE_SPLIT_KEYS as usize).clamp(1, MOST_SPLITS);
     let mut partial = cuda.empty::<f32>(batch * heads.q * splits * (heads.dim + 2))?;
     let grid = Grid::xyz(splits, if heads.q == 0 { 0 } else { heads.kv }, batch);

@@ -16,6 +16,9 @@ use crate::error::{Error, Result};
 /// The share of the memory that is free at the start which the pool takes; the rest is left to cuBLASLt, NCCL and the driver.
 const SHARE: f64 = 0.92;
 
+/// Bytes that are left to them at least.
+const LEAST_LEFT: usize = 1 << 30;
+
 /// Bytes of pinned host memory that uploads pass through.
 const STAGING: usize = 8 << 20;
 
@@ -133,7 +136,7 @@ impl Memory {
             return Ok(Memory::Single);
         }
         let (free, _) = result::mem_get_info().map_err(cause("cuMemGetInfo"))?;
-        let size = (free as f64 * SHARE) as usize;
+        let size = ((free as f64 * SHARE) as usize).min(free.saturating_sub(LEAST_LEFT));
         // SAFETY: a plain allocation, freed in `close`.
         let base = unsafe { result::malloc_sync(size) }.map_err(cause(&format!("cuMemAlloc of {size} bytes")))?;
         Ok(Memory::Pool { base, pool: Mutex::new(Pool::new(size)) })
@@ -248,11 +251,11 @@ impl Gpu {
             let what = match KERNELS.get(self.last.load(Ordering::Relaxed)) {
                 Some(kernel) => {
                     format!(
-                        "{}, or a kernel launched before it (REPAIRITY_CUDA_SYNC=1 waits after each, and names it)",
+                        "{}, or what was launched before it (REPAIRITY_CUDA_SYNC=1 waits after each, and names it)",
                         kernel.name
                     )
                 }
-                None => "cuStreamSynchronize".into(),
+                None => "a product, or what was launched before it (REPAIRITY_CUDA_SYNC=1 waits after each, and names it)".into(),
             };
             cause(&what)(error)
         })
@@ -283,8 +286,11 @@ fn load(name: &str, capability: (i32, i32), build: &str, shared: i32) -> Result<
         };
         while modules.len() <= at {
             let image = images[modules.len()];
+            // A program's bytes start anywhere; an ELF file's tables want to be aligned.
+            let mut words = vec![0u64; image.cubin.len().div_ceil(8)];
+            bytemuck::cast_slice_mut::<u64, u8>(&mut words)[..image.cubin.len()].copy_from_slice(image.cubin);
             // SAFETY: the image is a whole cubin, as nvcc wrote it.
-            let module = unsafe { result::module::load_data(image.cubin.as_ptr().cast()) };
+            let module = unsafe { result::module::load_data(words.as_ptr().cast()) };
             modules.push(module.map_err(cause(&format!("kernels/{}.cu", image.file)))?);
         }
         let symbol = CString::new(kernel.name).expect("a C identifier has no NUL");
@@ -346,14 +352,15 @@ impl Driver for Gpu {
 
     fn download(&self, parts: &mut [(&mut [u8], Pointer)]) -> Result<()> {
         self.bind()?;
-        for (to, from) in parts.iter_mut().filter(|(to, _)| !to.is_empty()) {
-            // SAFETY: `to` is borrowed until after the wait below, and the caller's buffer is as long.
-            unsafe { result::memcpy_dtoh_async(to, *from, self.stream.cu_stream()) }.map_err(cause("cuMemcpyDtoHAsync"))?;
-        }
+        // First the wait, whose error says what may have failed; a copy to pageable memory would wait too, and say nothing.
         let mut staging = lock(&self.staging);
         self.synchronise()?;
         staging.used = 0;
-        Ok(())
+        for (to, from) in parts.iter_mut().filter(|(to, _)| !to.is_empty()) {
+            // SAFETY: a copy to pageable memory is done when this returns, and the caller's buffer is as long.
+            unsafe { result::memcpy_dtoh_async(to, *from, self.stream.cu_stream()) }.map_err(cause("cuMemcpyDtoHAsync"))?;
+        }
+        self.stream.synchronize().map_err(cause("cuStreamSynchronize"))
     }
 
     fn copy(&self, to: Pointer, from: Pointer, bytes: usize) -> Result<()> {
@@ -386,6 +393,7 @@ impl Driver for Gpu {
     fn matmul(&self, product: &Matmul) -> Result<()> {
         self.bind()?;
         self.blas.matmul(product, self.workspace, self.stream.cu_stream().cast())?;
+        self.last.store(usize::MAX, Ordering::Relaxed);
         match self.wait {
             true => self.stream.synchronize().map_err(cause("cublasLtMatmul")),
             false => Ok(()),
