@@ -86,7 +86,7 @@ fn a_missing_barrier_before_writing_again() {
     let notice = caught("barrier_before_writing_again", "logprob_fold", [rows as u32, 1, 1], 0, |memory| {
         let (state, fault) = (fresh::<f32>(memory, rows * 4), upload(memory, &[0u32; 3]));
         let inputs = [Pointer(numbers(memory, rows * v)), Pointer(upload(memory, &[3u32, 1400])), Pointer(fault)];
-        let extents = [rows, 0, v, v].map(|x| Int(x as i32));
+        let extents = [0, rows, 0, v, v].map(|x| Int(x as i32));
         ([Pointer(state)].into_iter().chain(inputs).chain(extents).chain([Float(1.0)]).collect(), vec![(state, rows * 4)])
     });
     assert_eq!(notice, Notice::Orders);
