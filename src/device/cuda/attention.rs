@@ -8,7 +8,8 @@ use crate::error::{Error, Result};
 /// The widest head that kernels exist for.
 const WIDEST: usize = 128;
 
-fn supported(op: &str, heads: Heads) -> Result<()> {
+/// Fails where no kernel is wide enough.
+pub(super) fn supported(op: &str, heads: Heads) -> Result<()> {
     match heads.dim <= WIDEST {
         true => Ok(()),
         false => {
@@ -17,7 +18,8 @@ fn supported(op: &str, heads: Heads) -> Result<()> {
     }
 }
 
-fn score_scale(heads: Heads) -> f32 {
+/// What scores are multiplied by.
+pub(super) fn score_scale(heads: Heads) -> f32 {
     (1.0 / (heads.dim as f64).sqrt()) as f32
 }
 

@@ -1,12 +1,10 @@
 //! Launches of kernels/decode.cu.
 
+use super::attention::{score_scale, supported};
 use super::driver::Grid;
 use super::{Act, Buf, Cuda, check, kernel};
 use crate::device::{Device, Heads};
-use crate::error::{Error, Result};
-
-/// The widest head that the kernel exists for.
-const WIDEST: usize = 128;
+use crate::error::Result;
 
 /// Parts that a sequence is cut into at most: their joining is read by one block a head.
 const MOST_SPLITS: usize = 64;
@@ -40,16 +38,13 @@ pub(super) fn attention_decode<A: Act>(
     capacity: usize,
 ) -> Result<()> {
     let count = check::attention_decode::<Cuda<A>>(out, qkv, k, v, slots, lengths, heads, capacity)?;
-    if heads.dim > WIDEST {
-        let what = format!("{} columns a head, where the kernel takes up to {WIDEST}", heads.dim);
-        return Err(Error::input("attention_decode: heads", what));
-    }
+    supported("attention_decode", heads)?;
     let batch = slots.len;
     // By the capacity alone: here, at least, a sequence's sums do not depend on who shares its batch.
     let splits = capacity.div_ceil(kernel::DECODE_SPLIT_KEYS as usize).clamp(1, MOST_SPLITS);
     let mut partial = cuda.empty::<f32>(batch * heads.q * splits * (heads.dim + 2))?;
     let grid = Grid::xyz(splits, if heads.q == 0 { 0 } else { heads.kv }, batch);
-    let scale = (1.0 / (heads.dim as f64).sqrt()) as f32;
+    let scale = score_scale(heads);
     let [b, count, q, kv, dim, capacity, parts] =
         [batch, count, heads.q, heads.kv, heads.dim, capacity, splits].map(|x| x as i32);
     cuda.with_fault(|fault| {
