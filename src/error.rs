@@ -54,6 +54,13 @@ pub enum Error {
         /// What the driver said.
         cause: String,
     },
+    /// Another rank failed, and this one ended with it.
+    Rank {
+        /// The rank that failed.
+        rank: usize,
+        /// Its error.
+        what: String,
+    },
     /// The user asked to stop; state was saved.
     Interrupted,
 }
@@ -77,11 +84,11 @@ impl Error {
     /// 2 for bad input, 130 for an interrupt, 1 for everything else. A path that is not there, that is a folder where a file
     /// belongs (or a file where a folder does), or that may not be used is bad input.
     pub fn exit_code(&self) -> u8 {
-        use std::io::ErrorKind::{IsADirectory, NotADirectory, NotFound, PermissionDenied};
+        use std::io::ErrorKind::{IsADirectory, NotADirectory, NotFound, PermissionDenied, ReadOnlyFilesystem};
         match self {
             Error::Input { .. } => 2,
             Error::Io { source, .. } => match source.kind() {
-                NotFound | IsADirectory | NotADirectory | PermissionDenied => 2,
+                NotFound | IsADirectory | NotADirectory | PermissionDenied | ReadOnlyFilesystem => 2,
                 _ => 1,
             },
             Error::Interrupted => 130,
@@ -101,6 +108,7 @@ impl fmt::Display for Error {
             }
             Error::Extent { what, want, got } => write!(f, "{what}: {want} elements expected, {got} given"),
             Error::Device { what, cause } => write!(f, "{what}: {cause}"),
+            Error::Rank { rank, what } => write!(f, "rank {rank}: {what}"),
             Error::Interrupted => f.write_str("interrupted; what was done is saved"),
         }
     }
