@@ -3,15 +3,16 @@
 
 use std::collections::HashMap;
 use std::fs::File;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use safetensors::tensor::{Dtype, Metadata, SafeTensors, TensorInfo};
 use serde_json::Value;
 
 use crate::device::Real;
 use crate::error::{Error, Result};
-use crate::record::write_atomic;
+use crate::record::write_atomic_with;
 
 /// How floats are stored in a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -171,30 +172,47 @@ impl Tensors {
 
 /// Writes a safetensors file, atomically. Its header says `format = pt`, which readers of PyTorch want.
 pub fn write_tensors(path: &Path, tensors: &[Named], storage: Storage) -> Result<()> {
-    let mut bytes = Vec::with_capacity(tensors.len());
-    for tensor in tensors {
-        let values = tensor.values.iter();
-        let data: Vec<u8> = match storage {
-            Storage::F32 => values.flat_map(|x| x.to_le_bytes()).collect(),
-            Storage::Bf16 => values.flat_map(|x| half::bf16::from_f32(*x).to_le_bytes()).collect(),
-            Storage::F16 => values.flat_map(|x| half::f16::from_f32(*x).to_le_bytes()).collect(),
-        };
-        bytes.push(data);
-    }
-    let dtype = match storage {
-        Storage::F32 => Dtype::F32,
-        Storage::Bf16 => Dtype::BF16,
-        Storage::F16 => Dtype::F16,
+    write_atomic_with(path, |file| write_tensors_into(file, path, tensors, storage))
+}
+
+/// Writes what a safetensors file holds into `out`, tensor by tensor: there is no second copy of them in memory. Errors name `path`.
+pub fn write_tensors_into(out: &mut impl Write, path: &Path, tensors: &[Named], storage: Storage) -> Result<()> {
+    let (dtype, bytes) = match storage {
+        Storage::F32 => (Dtype::F32, 4),
+        Storage::Bf16 => (Dtype::BF16, 2),
+        Storage::F16 => (Dtype::F16, 2),
     };
-    let mut views = Vec::new();
-    for (tensor, data) in tensors.iter().zip(&bytes) {
-        let view = TensorView::new(dtype, tensor.shape.clone(), data)
-            .map_err(|e| Error::input(format!("{}: {}", path.display(), tensor.name), e))?;
-        views.push((tensor.name.as_str(), view));
+    let mut sorted: Vec<&Named> = tensors.iter().collect();
+    sorted.sort_by(|a, b| a.name.cmp(&b.name));
+    let (mut infos, mut start) = (Vec::new(), 0);
+    for tensor in &sorted {
+        let (given, end) = (tensor.values.len(), start + tensor.values.len() * bytes);
+        if tensor.shape.iter().product::<usize>() != given {
+            let what = format!("shape {:?} does not have the {given} elements that are given", tensor.shape);
+            return Err(Error::input(format!("{}: {}", path.display(), tensor.name), what));
+        }
+        infos.push((tensor.name.clone(), TensorInfo { dtype, shape: tensor.shape.clone(), data_offsets: (start, end) }));
+        start = end;
     }
-    let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
-    let file = safetensors::serialize(views, Some(metadata)).map_err(|e| Error::input(path.display(), e))?;
-    write_atomic(path, &file)
+    let format = HashMap::from([("format".to_string(), "pt".to_string())]);
+    let metadata = Metadata::new(Some(format), infos).map_err(|e| Error::input(path.display(), e))?;
+    let mut header = serde_json::to_vec(&metadata).map_err(|e| Error::io(path, e.into()))?;
+    // The tensors begin at a multiple of eight, as the format's own library has it.
+    header.resize(header.len().next_multiple_of(8), b' ');
+    let io = |e| Error::io(path, e);
+    out.write_all(&(header.len() as u64).to_le_bytes()).map_err(io)?;
+    out.write_all(&header).map_err(io)?;
+    let mut buffer = Vec::new();
+    for chunk in sorted.iter().flat_map(|tensor| tensor.values.chunks(1 << 16)) {
+        buffer.clear();
+        match storage {
+            Storage::F32 => buffer.extend(chunk.iter().flat_map(|x| x.to_le_bytes())),
+            Storage::Bf16 => buffer.extend(chunk.iter().flat_map(|x| half::bf16::from_f32(*x).to_le_bytes())),
+            Storage::F16 => buffer.extend(chunk.iter().flat_map(|x| half::f16::from_f32(*x).to_le_bytes())),
+        }
+        out.write_all(&buffer).map_err(io)?;
+    }
+    Ok(())
 }
 
 /// Reads a JSON file; errors name file, line and column.
@@ -205,7 +223,64 @@ pub fn read_json(path: &Path) -> Result<Value> {
 
 /// Writes a JSON file, indented, atomically.
 pub fn write_json(path: &Path, value: &Value) -> Result<()> {
+    write_atomic_with(path, |file| write_json_into(file, path, value))
+}
+
+/// Writes what [`write_json`] does into `out`. Errors name `path`.
+pub fn write_json_into(out: &mut impl Write, path: &Path, value: &Value) -> Result<()> {
     let mut text = serde_json::to_string_pretty(value).map_err(|e| Error::io(path, e.into()))?;
     text.push('\n');
-    write_atomic(path, text.as_bytes())
+    out.write_all(text.as_bytes()).map_err(|e| Error::io(path, e))
+}
+
+#[cfg(test)]
+mod tests {
+    use safetensors::tensor::TensorView;
+
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_what_the_format_s_own_library_writes() {
+        let named = |name: &str, shape: &[usize], values: &[f32]| Named {
+            name: name.into(),
+            shape: shape.to_vec(),
+            values: values.to_vec(),
+        };
+        let long: Vec<f32> = (0..70_000).map(|i| i as f32 * 0.37 - 9.0).collect();
+        let tensors = [
+            named("b", &[2, 3], &[1.0, -2.5, f32::MIN_POSITIVE, 3.1, 0.0, -0.0]),
+            named("a.long", &[70, 1000], &long),
+            named("empty", &[0, 4], &[]),
+            named("a", &[], &[7.0]),
+        ];
+        for storage in [Storage::F32, Storage::Bf16, Storage::F16] {
+            let mut written = Vec::new();
+            write_tensors_into(&mut written, Path::new("x"), &tensors, storage).unwrap();
+            let bytes = |tensor: &Named| -> Vec<u8> {
+                let values = tensor.values.iter();
+                match storage {
+                    Storage::F32 => values.flat_map(|x| x.to_le_bytes()).collect(),
+                    Storage::Bf16 => values.flat_map(|x| half::bf16::from_f32(*x).to_le_bytes()).collect(),
+                    Storage::F16 => values.flat_map(|x| half::f16::from_f32(*x).to_le_bytes()).collect(),
+                }
+            };
+            let data: Vec<Vec<u8>> = tensors.iter().map(bytes).collect();
+            let dtype = match storage {
+                Storage::F32 => Dtype::F32,
+                Storage::Bf16 => Dtype::BF16,
+                Storage::F16 => Dtype::F16,
+            };
+            let view = |i: usize| (&tensors[i].name, TensorView::new(dtype, tensors[i].shape.clone(), &data[i]).unwrap());
+            let views = (0..tensors.len()).map(view);
+            let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
+            assert!(written == safetensors::serialize(views, Some(metadata)).unwrap(), "{storage:?}");
+        }
+    }
+
+    #[test]
+    fn a_tensor_that_does_not_fill_its_shape_is_named() {
+        let tensor = Named { name: "w".into(), shape: vec![2, 2], values: vec![1.0; 3] };
+        let error = write_tensors_into(&mut Vec::new(), Path::new("a/b"), &[tensor], Storage::F32).unwrap_err();
+        assert_eq!(error.to_string(), "a/b: w: shape [2, 2] does not have the 3 elements that are given");
+    }
 }

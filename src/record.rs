@@ -255,6 +255,11 @@ pub fn write_jsonl<T: Serialize>(path: &Path, records: &[T]) -> Result<()> {
 
 /// Writes a whole file, or leaves the old one: a temporary beside it, fsync, rename, fsync of the folder.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
+    write_atomic_with(path, |file| file.write_all(bytes).map_err(|e| Error::io(path, e)))
+}
+
+/// The same for a file that `write` makes piece by piece. Its errors are to name `path`, not the temporary.
+pub fn write_atomic_with(path: &Path, write: impl FnOnce(&mut File) -> Result<()>) -> Result<()> {
     let folder = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
@@ -262,17 +267,36 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
     fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
     let name = path.file_name().ok_or_else(|| Error::input(path.display(), "not a file name"))?;
     let temporary = folder.join(format!(".{}.{}", name.to_string_lossy(), std::process::id()));
-    let write = || -> std::io::Result<()> {
-        let mut file = File::create(&temporary)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&temporary, path)?;
-        File::open(folder)?.sync_all()
+    let io = |e| Error::io(path, e);
+    let publish = || {
+        let mut file = File::create(&temporary).map_err(io)?;
+        write(&mut file)?;
+        file.sync_all().map_err(io)?;
+        fs::rename(&temporary, path).map_err(io)?;
+        File::open(folder).and_then(|folder| folder.sync_all()).map_err(io)
     };
-    write().map_err(|e| {
-        let _ = fs::remove_file(&temporary);
-        Error::io(path, e)
-    })
+    publish().inspect_err(|_| drop(fs::remove_file(&temporary)))
+}
+
+/// Removes the temporaries below a folder that killed processes have left. Nobody else may be writing there.
+pub fn remove_temporaries(folder: &Path) -> Result<()> {
+    for entry in fs::read_dir(folder).map_err(|e| Error::io(folder, e))? {
+        let entry = entry.map_err(|e| Error::io(folder, e))?;
+        let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
+        let kind = entry.file_type().map_err(|e| Error::io(&path, e))?;
+        if kind.is_dir() {
+            remove_temporaries(&path)?;
+        } else if kind.is_file() && is_temporary(&name) {
+            fs::remove_file(&path).map_err(|e| Error::io(&path, e))?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether a name is one that [`write_atomic_with`] gives: `.name.process`.
+fn is_temporary(name: &str) -> bool {
+    let parts = name.strip_prefix('.').and_then(|name| name.rsplit_once('.'));
+    parts.is_some_and(|(name, process)| !name.is_empty() && !process.is_empty() && process.bytes().all(|b| b.is_ascii_digit()))
 }
 
 #[cfg(test)]
@@ -299,6 +323,26 @@ mod tests {
         assert_eq!(error.exit_code(), 2);
         let text = error.to_string();
         assert!(text.contains("sft.jsonl:2: missing field `messages`"), "{text}");
+    }
+
+    #[test]
+    fn what_a_killed_process_left_is_removed_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let inner = folder.path().join("sft/adapter");
+        fs::create_dir_all(&inner).unwrap();
+        for name in [".problems.jsonl.4711", "problems.jsonl", ".hashes.json", "sft/adapter/.a.safetensors.12", "sft/adapter/a.1"]
+        {
+            fs::write(folder.path().join(name), "x").unwrap();
+        }
+        remove_temporaries(folder.path()).unwrap();
+        let names = |folder: &Path| {
+            let entries = fs::read_dir(folder).unwrap();
+            let mut names: Vec<String> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+            names.sort();
+            names
+        };
+        assert_eq!(names(folder.path()), [".hashes.json", "problems.jsonl", "sft"]);
+        assert_eq!(names(&inner), ["a.1"]);
     }
 
     #[test]

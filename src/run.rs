@@ -16,6 +16,7 @@ use serde_json::Value;
 
 use crate::error::{Error, Result};
 use crate::recipe::Recipe;
+use crate::record::remove_temporaries;
 use crate::telemetry;
 use hash::Hashes;
 pub use manifest::{Manifest, Record, State};
@@ -69,6 +70,7 @@ impl Runner {
         let folder = recipe.out.clone();
         std::fs::create_dir_all(&folder).map_err(|e| Error::io(&folder, e))?;
         let lock = lock(&folder)?;
+        remove_temporaries(&folder)?;
         let mut manifest = Manifest::read(&folder.join("manifest.json"))?;
         manifest.version = env!("CARGO_PKG_VERSION").into();
         manifest.recipe = recipe.to_toml();
@@ -122,6 +124,8 @@ impl Runner {
             && record.state == State::Done
             && self.still_there(spec, record)?
         {
+            // Left by a process that was killed when it had noted that the stage was done.
+            self.remove_state(spec)?;
             telemetry::note(&format!("{}: unchanged, skipped", spec.name));
             return Ok(Done::Unchanged);
         }
@@ -157,7 +161,8 @@ impl Runner {
             Err(error) => {
                 record.state = if matches!(error, Error::Interrupted) { State::Interrupted } else { State::Failed };
                 record.error = Some(error.to_string());
-                self.save(&record)?;
+                // A disk that is full takes no manifest either; what is to be told is the error that came first.
+                let _ = self.save(&record);
                 Err(error)
             }
         }

@@ -4,27 +4,24 @@
 //! Signals are sent when a process has shown in its run folder how far it is, and a little later, by a seeded delay. Where
 //! exactly they hit is left to chance; the result must not depend on it.
 
+#[path = "support/process.rs"]
+mod process;
 #[path = "support/tiny.rs"]
 mod tiny;
 
 use std::fs;
-use std::os::unix::process::ExitStatusExt;
-use std::path::PathBuf;
-use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
-use Point::{Checkpoint, Step};
 use libc::{SIGINT, SIGKILL, SIGTERM};
+use process::Point::{self, Checkpoint, Step};
+use process::{Ground, Run, resumed_at, said, send};
+use repairity::comm;
 use repairity::device::Cpu;
 use repairity::error::Error;
-use repairity::model::ScalarHead;
-use repairity::model::config::Architecture;
 use repairity::recipe::Recipe;
-use repairity::record::{Candidate, Check, Conversation, Message, Preference, Problem, Split, write_jsonl};
 use repairity::rng::Rng;
 use repairity::stage;
 use repairity::telemetry::{interrupt, set_quiet};
-use serde_json::Value;
 
 /// A stage, how long it is, and the files that it makes.
 struct Stage {
@@ -56,230 +53,6 @@ const PPO: Stage = Stage {
     results: &["ppo/adapter/adapter_model.safetensors", "ppo/adapter/adapter_config.json"],
 };
 
-/// Models and data that the runs of a test share.
-struct Ground(tempfile::TempDir);
-
-fn problems() -> Vec<Problem> {
-    let problem = |id: usize| Problem {
-        id: id.to_string(),
-        suite: "tiny".into(),
-        kind: "operator".into(),
-        difficulty: "easy".into(),
-        prompt: format!("Add {id}."),
-        buggy: None,
-        reference: None,
-        language: "python".into(),
-        check: Check { setup: String::new(), prelude: String::new(), tests: Vec::new(), timeout_s: 1.0 },
-        split: Some(Split::Train),
-        extra: Default::default(),
-    };
-    (0..7).map(problem).collect()
-}
-
-fn conversations(count: usize, say: &str) -> Vec<Conversation> {
-    let messages = |i: usize| vec![Message::user(format!("{say} {i}")), Message::assistant(format!("x + {}", i % 5))];
-    (0..count).map(|i| Conversation { id: i.to_string(), messages: messages(i), extra: Default::default() }).collect()
-}
-
-impl Ground {
-    fn new() -> Ground {
-        let ground = Ground(tempfile::tempdir().unwrap());
-        let device = Cpu::<f32>::new();
-        let policy = tiny::policy(&device, &ground.at("policy"), 1);
-        tiny::adapter(&device, &policy.config, 0.05, 0.1, 2).save(&device, &ground.at("adapter"), "policy", None).unwrap();
-        let reward = tiny::decoder(&device, tiny::config(Architecture::Llama, policy.config.vocab), 3);
-        let head = ScalarHead::random(&device, reward.config.hidden, 4).unwrap();
-        tiny::reward_model(&device, &ground.at("reward"), reward, &head);
-        let preference = |i: usize| Preference {
-            id: i.to_string(),
-            prompt: format!("fix {i}"),
-            chosen: format!("x + {}", i % 3),
-            rejected: format!("x - {}", i % 4),
-            label: if i.is_multiple_of(5) { 0.5 } else { 1.0 },
-            judgments: Vec::new(),
-            extra: Default::default(),
-        };
-        write_jsonl(&ground.at("preferences.jsonl"), &(0..24).map(preference).collect::<Vec<_>>()).unwrap();
-        ground
-    }
-
-    fn at(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    /// A new run folder with what the stages read, and its recipe.
-    fn run(&self, name: &str) -> Run {
-        let folder = self.at(name);
-        fs::create_dir_all(&folder).unwrap();
-        write_jsonl(&folder.join("sft.jsonl"), &conversations(32, "fix")).unwrap();
-        write_jsonl(&folder.join("sft.validation.jsonl"), &conversations(5, "repair")).unwrap();
-        write_jsonl(&folder.join("problems.jsonl"), &problems()).unwrap();
-        let candidate = |i: usize| Candidate {
-            id: (i % 7).to_string(),
-            index: i / 7,
-            model: "sft".into(),
-            temperature: 0.7,
-            text: format!("x * {i}"),
-            answer: String::new(),
-            verdict: None,
-            extra: Default::default(),
-        };
-        write_jsonl(&folder.join("candidates.jsonl"), &(0..14).map(candidate).collect::<Vec<_>>()).unwrap();
-        let recipe = self.at(&format!("{name}.toml"));
-        // Numbers with as many digits as a double has: they must come back from the manifest as they were.
-        let text = format!(
-            r#"seed = 5
-out = {folder:?}
-prompt.instruction = "Fix."
-policy.model = {policy:?}
-lora = {{ rank = 2, alpha = 4.0, dropout = 0.1 }}
-[sft]
-epochs = 3
-learning_rate = 0.0098765432109876543
-beta1 = 0.91234567890123457
-beta2 = 0.99912345678901234
-accumulation = 2
-checkpoint_every = 2
-[reward]
-model = {policy:?}
-data = {preferences:?}
-epochs = 5
-learning_rate = 1e-3
-validation = 0.25
-sequences_per_device = 2
-accumulation = 1
-checkpoint_every = 1
-[ppo]
-adapter = {adapter:?}
-reward_model = {reward:?}
-iterations = 24
-prompts_per_iteration = 4
-epochs = 2
-minibatches = 2
-critic_warmup = 2
-max_new_tokens = 6
-learning_rate = 1e-3
-critic_learning_rate = 1e-3
-checkpoint_every = 2
-"#,
-            policy = self.at("policy"),
-            preferences = self.at("preferences.jsonl"),
-            adapter = self.at("adapter"),
-            reward = self.at("reward"),
-        );
-        fs::write(&recipe, text).unwrap();
-        Run { folder, recipe }
-    }
-}
-
-/// A run folder and its recipe.
-struct Run {
-    folder: PathBuf,
-    recipe: PathBuf,
-}
-
-impl Run {
-    fn start(&self, stage: &str, threads: usize) -> Child {
-        Command::new(env!("CARGO_BIN_EXE_repairity"))
-            .arg(stage)
-            .arg(&self.recipe)
-            .env("RAYON_NUM_THREADS", threads.to_string())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap()
-    }
-
-    /// Runs to the end; returns what it said.
-    fn finish(&self, stage: &str, threads: usize) -> String {
-        let output = self.start(stage, threads).wait_with_output().unwrap();
-        assert_eq!(output.status.code(), Some(0), "{}", said(&output));
-        said(&output)
-    }
-
-    /// The metrics of a stage without what the clock wrote.
-    fn metrics(&self, stage: &str) -> Vec<String> {
-        let text = fs::read_to_string(self.folder.join("metrics.jsonl")).unwrap();
-        let mut lines = Vec::new();
-        for line in text.lines() {
-            let mut line: Value = serde_json::from_str(line).unwrap();
-            if line["stage"] == stage {
-                let fields = line.as_object_mut().unwrap();
-                ["seconds", "rollout_seconds", "tokens_per_s"].iter().for_each(|field| drop(fields.shift_remove(*field)));
-                lines.push(line.to_string());
-            }
-        }
-        lines
-    }
-
-    /// Whole lines of a stage in metrics.jsonl so far.
-    fn lines(&self, stage: &str) -> usize {
-        let text = fs::read(self.folder.join("metrics.jsonl")).unwrap_or_default();
-        let mark = format!("{{\"stage\":\"{stage}\"");
-        text.split_inclusive(|byte| *byte == b'\n').filter(|l| l.starts_with(mark.as_bytes()) && l.ends_with(b"\n")).count()
-    }
-
-    /// The last step whose checkpoint is there, or is being written.
-    fn checkpoint(&self, stage: &str) -> usize {
-        let entries = fs::read_dir(self.folder.join(stage).join("state")).into_iter().flatten().flatten();
-        let step = |name: String| name.trim_start_matches('.').strip_prefix("checkpoint-")?.parse().ok();
-        entries.filter_map(|entry| step(entry.file_name().into_string().ok()?)).max().unwrap_or(0)
-    }
-
-    fn reached(&self, stage: &str, point: Point) -> bool {
-        match point {
-            Point::Step(step) => self.lines(stage) >= step,
-            Point::Checkpoint(step) => self.checkpoint(stage) >= step,
-        }
-    }
-
-    /// Starts a stage and sends it a signal `delay` after it has reached a point. None if it was through before that.
-    fn disturb(&self, stage: &str, point: Point, signal: i32, delay: Duration) -> Option<Output> {
-        let mut child = self.start(stage, 1);
-        while !self.reached(stage, point) {
-            if child.try_wait().unwrap().is_some() {
-                let output = child.wait_with_output().unwrap();
-                assert_eq!(output.status.code(), Some(0), "{}", said(&output));
-                return None;
-            }
-            std::thread::sleep(Duration::from_micros(200));
-        }
-        std::thread::sleep(delay);
-        send(&child, signal);
-        let output = child.wait_with_output().unwrap();
-        let disturbed = match signal {
-            libc::SIGKILL => output.status.signal() == Some(signal),
-            _ => output.status.code() == Some(130),
-        };
-        assert!(disturbed || output.status.code() == Some(0), "{:?}: {}", output.status, said(&output));
-        disturbed.then_some(output)
-    }
-}
-
-#[derive(Debug, Clone, Copy)]
-enum Point {
-    /// This many lines are in metrics.jsonl.
-    Step(usize),
-    /// The checkpoint of this step is being written, or was.
-    Checkpoint(usize),
-}
-
-fn said(output: &Output) -> String {
-    String::from_utf8(output.stderr.clone()).unwrap()
-}
-
-fn send(child: &Child, signal: i32) {
-    // SAFETY: the process is ours and was not waited for, so its number is not another's.
-    assert_eq!(unsafe { libc::kill(child.id() as i32, signal) }, 0);
-}
-
-/// The step that a process said it goes on from; 0 if it started anew.
-fn resumed_at(said: &str) -> usize {
-    let Some((_, rest)) = said.split_once(": going on from ") else { return 0 };
-    rest.split_whitespace().nth(1).unwrap().parse().unwrap()
-}
-
 fn assert_same(stage: &Stage, run: &Run, expected: &Run) {
     for result in stage.results {
         let read = |run: &Run| fs::read(run.folder.join(result)).unwrap_or_else(|e| panic!("{result}: {e}"));
@@ -295,20 +68,25 @@ fn survives(stage: &Stage, points: &[(Point, i32)]) {
     let ground = Ground::new();
     let expected = ground.run("undisturbed");
     expected.finish(stage.name, 2);
-    // A machine that is slow to run this test lets a process end before its signal comes; then all of it comes again.
+    // A machine that is slow to run this test lets a process get further than it should before its signal comes; then all of it
+    // comes again.
     let run = (0..20).find_map(|attempt| {
         let run = ground.run(&format!("disturbed-{attempt}"));
         let mut rng = Rng::new(attempt, stage.name, 0);
         let mut least = 0;
         for (point, signal) in points {
             let delay = Duration::from_micros(rng.below(4000) as u64);
+            if run.reached(stage.name, *point) {
+                return None;
+            }
             let output = run.disturb(stage.name, *point, *signal, delay)?;
             let resumed = resumed_at(&said(&output));
             assert!(resumed >= least, "{point:?}: at least step {least} was saved, but it went on from {resumed}");
-            // What was certainly saved: the checkpoint before the one that was perhaps being written.
+            // What was certainly saved: the checkpoint before the one that was perhaps being written, which was started when the
+            // one before it had its name.
             let (Point::Step(step) | Point::Checkpoint(step)) = *point;
             least = match *signal {
-                libc::SIGKILL => (step - 1) / stage.checkpoint_every * stage.checkpoint_every,
+                libc::SIGKILL => ((step - 1) / stage.checkpoint_every).saturating_sub(1) * stage.checkpoint_every,
                 _ => {
                     assert!(said(&output).ends_with("error: interrupted; what was done is saved\n"), "{}", said(&output));
                     // An interrupt loses nothing.
@@ -420,9 +198,9 @@ fn an_interrupt_before_the_first_step() {
     let flag = interrupt::flag();
     for stage in [&SFT, &REWARD, &PPO] {
         let body = || match stage.name {
-            "sft" => stage::sft::run(&device, &recipe).map(drop),
-            "reward" => stage::reward::run(&device, &recipe).map(drop),
-            _ => stage::ppo::run(&device, &recipe),
+            "sft" => stage::sft::run(&device, &comm::solo(), &recipe).map(drop),
+            "reward" => stage::reward::run(&device, &comm::solo(), &recipe).map(drop),
+            _ => stage::ppo::run(&device, &comm::solo(), &recipe),
         };
         flag.store(true, std::sync::atomic::Ordering::SeqCst);
         let interrupted = body();

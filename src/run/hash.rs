@@ -1,8 +1,7 @@
 //! SHA-256 of files and folders, remembered while a file keeps its size, times and inode.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, Metadata};
-use std::io::Read;
+use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -12,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::manifest::Hashed;
+use crate::digest;
 use crate::error::{Error, Result};
 use crate::record::write_atomic;
 
@@ -89,7 +89,7 @@ impl Hashes {
             whole.update(hash);
             whole.update([b'\n']);
         }
-        Ok(hex(&whole.finalize()))
+        Ok(digest::hex(&whole.finalize()))
     }
 
     fn of_files(&mut self, files: &[PathBuf]) -> Result<Vec<String>> {
@@ -100,7 +100,7 @@ impl Hashes {
                 let stamp = Stamp::of(&fs::metadata(file).map_err(|e| Error::io(file, e))?);
                 match self.known.get(file).filter(|entry| entry.stamp == stamp) {
                     Some(entry) => Ok((entry.clone(), false)),
-                    None => Ok((Entry { stamp, sha256: sha256(file)? }, true)),
+                    None => Ok((Entry { stamp, sha256: digest::of_file(file).map_err(|e| Error::io(file, e))? }, true)),
                 }
             })
             .collect::<Result<_>>()?;
@@ -131,36 +131,9 @@ fn list(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
     Ok(())
 }
 
-fn sha256(path: &Path) -> Result<String> {
-    let read = || -> std::io::Result<String> {
-        let mut file = File::open(path)?;
-        let (mut sum, mut buffer) = (Sha256::new(), vec![0; 1 << 20]);
-        loop {
-            match file.read(&mut buffer)? {
-                0 => return Ok(hex(&sum.finalize())),
-                n => sum.update(&buffer[..n]),
-            }
-        }
-    };
-    read().map_err(|e| Error::io(path, e))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_file_has_its_sha256() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("abc");
-        fs::write(&path, "abc").unwrap();
-        // FIPS 180-2, appendix B.1.
-        assert_eq!(sha256(&path).unwrap(), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
-    }
 
     #[test]
     fn a_folder_is_its_names_and_contents() {
