@@ -15,12 +15,14 @@
 mod check;
 pub mod cpu;
 pub mod cuda;
+pub mod meter;
 
 use std::fmt::Debug;
 
 use crate::error::{Error, Result};
 pub use cpu::Cpu;
 pub use cuda::Cuda;
+pub use meter::Meter;
 
 /// What a buffer may hold.
 pub trait Elem: bytemuck::Pod + Default + PartialEq + Debug + Send + Sync {
@@ -191,6 +193,8 @@ pub trait Device: Sized + Send + Sync + 'static {
     type Acc: Real;
     /// Memory. One tensor, one buffer.
     type Buf<T: Elem>: Send + Sync;
+    /// A tensor that waits in the host's memory: pinned memory for a GPU.
+    type Host<T: Elem>: Send + Sync;
 
     /// What a log line calls it: `cpu (2 threads, f32)`.
     fn name(&self) -> String;
@@ -221,7 +225,12 @@ pub trait Device: Sized + Send + Sync + 'static {
     fn clear<T: Elem>(&self, buf: &mut Self::Buf<T>) -> Result<()>;
     /// `dst[i] = src[i]`, rounded to nearest.
     fn cast<S: Real, T: Real>(&self, dst: &mut Self::Buf<T>, src: &Self::Buf<S>) -> Result<()>;
-    /// Bytes that live buffers hold now, and the most they ever held.
+    /// A copy in the host's memory that [`Device::fetch`] brings back; waits for the device.
+    fn offload<T: Elem>(&self, buf: &Self::Buf<T>) -> Result<Self::Host<T>>;
+    /// A buffer with the bits that were put aside. Does not wait: the copy takes its place among the operators. `host` may be dropped
+    /// at any time, which waits for copies of it that are under way.
+    fn fetch<T: Elem>(&self, host: &Self::Host<T>) -> Result<Self::Buf<T>>;
+    /// Bytes that live buffers hold now, and the most they ever held. What waits in the host's memory does not count.
     fn memory(&self) -> (usize, usize);
 
     // ---- rows ----

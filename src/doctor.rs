@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::comm::nccl;
 use crate::device::cuda::gpu;
 use crate::device::cuda::kernel::{COMPILER, IMAGES, KERNELS};
 use crate::error::Result;
@@ -32,19 +33,22 @@ pub fn examine() -> Result<Vec<Finding>> {
     for (ordinal, found) in gpus.iter().enumerate() {
         let (major, minor) = found.capability;
         let gib = found.memory as f64 / f64::from(1 << 30);
-        findings.push(finding(
-            format!("gpu {ordinal}"),
-            Ok(format!("{}, compute capability {major}.{minor}, {gib:.0} GiB", found.name)),
-        ));
+        let fit = gpu::unfit(found).map_or(Ok(format!("{}, compute capability {major}.{minor}, {gib:.0} GiB", found.name)), Err);
+        findings.push(finding(format!("gpu {ordinal}"), fit));
     }
     if gpus.is_empty() {
         findings.push(finding("gpu", Err(gpu::missing().unwrap_or_else(|| "none".into()))));
     }
-    let driver = gpu::driver_version().map(|(major, minor)| format!("supports CUDA {major}.{minor}"));
-    findings.push(finding("driver", driver.ok_or_else(|| "libcuda.so is not on this machine".into())));
+    let driver = match gpu::driver_version() {
+        None => Err("libcuda.so is not on this machine".into()),
+        Some(version) => gpu::outdated(version).map_or(Ok(format!("supports CUDA {}.{}", version.0, version.1)), Err),
+    };
+    findings.push(finding("driver", driver));
     let blas =
         if gpu::has_blas() { Ok("libcublasLt.so is there".into()) } else { Err("libcublasLt.so is not on this machine".into()) };
     findings.push(finding("cublaslt", blas));
+    let nccl = nccl::version().map_err(|error| error.to_string());
+    findings.push(finding("nccl", nccl.map(|version| format!("libnccl.so.2 is NCCL {version}"))));
     findings.push(finding("kernels", kernels()));
     let here = nvcc().map(|path| path.display().to_string());
     findings.push(finding("nvcc", here.ok_or_else(|| "not in $NVCC, $CUDA_HOME or PATH; tools/install-nvcc brings one".into())));

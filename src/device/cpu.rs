@@ -45,6 +45,7 @@ impl<F: Float> Device for Cpu<F> {
     type Act = F;
     type Acc = F;
     type Buf<T: Elem> = Buf<T>;
+    type Host<T: Elem> = Vec<T>;
 
     fn name(&self) -> String {
         format!("cpu ({} threads, {})", rayon::current_num_threads(), F::NAME.to_lowercase())
@@ -81,6 +82,14 @@ impl<F: Float> Device for Cpu<F> {
 
     fn cast<S: Real, T: Real>(&self, dst: &mut Buf<T>, src: &Buf<S>) -> Result<()> {
         memory::cast::<F, S, T>(dst, src)
+    }
+
+    fn offload<T: Elem>(&self, buf: &Buf<T>) -> Result<Vec<T>> {
+        Ok(buf.to_vec())
+    }
+
+    fn fetch<T: Elem>(&self, host: &Vec<T>) -> Result<Buf<T>> {
+        self.upload(host)
     }
 
     fn memory(&self) -> (usize, usize) {

@@ -8,17 +8,20 @@ mod decode;
 pub mod driver;
 mod embed;
 pub mod gpu;
+mod host;
 pub mod kernel;
 mod linear;
 mod logprob;
 mod losses;
 mod optim;
-mod pool;
+pub(super) mod pool;
 mod rmsnorm;
 mod rope;
 mod rows;
 mod sample;
 mod scalar_head;
+mod side;
+pub(super) mod scratch;
 mod swiglu;
 
 use std::collections::HashMap;
@@ -31,6 +34,8 @@ use crate::error::{Error, Result};
 pub use buffer::Buf;
 use buffer::Counter;
 use driver::{Driver, Grid, Matmul};
+pub use host::Host;
+pub(crate) use side::Side;
 
 /// The types of activations that the kernels are compiled for.
 pub trait Act: Real {
@@ -66,9 +71,14 @@ impl<A: Act> Cuda<A> {
     /// A device that launches into `driver`.
     pub fn with_driver(driver: Arc<dyn Driver>) -> Result<Self> {
         let counter = Arc::default();
-        let fault = allocate(&driver, &counter, 4)?;
+        let fault = allocate(&driver, &counter, scratch::FAULT)?;
         driver.clear(fault.pointer, fault.bytes())?;
         Ok(Cuda { driver, counter, fault: Mutex::new(fault), frequencies: Mutex::default(), act: PhantomData })
+    }
+
+    /// What it launches into.
+    pub(crate) fn driver(&self) -> &Arc<dyn Driver> {
+        &self.driver
     }
 
     /// Launches a kernel by its place in [`kernel::KERNELS`]; an empty grid launches nothing.
@@ -105,7 +115,7 @@ impl<A: Act> Cuda<A> {
         if let Some(found) = known.get(&(dim, theta.to_bits())) {
             return Ok(found.clone());
         }
-        let values: Vec<f32> = (0..dim / 2).map(|i| theta.powf(-2.0 * i as f64 / dim as f64) as f32).collect();
+        let values: Vec<f32> = (0..scratch::frequencies(dim)).map(|i| theta.powf(-2.0 * i as f64 / dim as f64) as f32).collect();
         let made = Arc::new(self.upload(&values)?);
         known.insert((dim, theta.to_bits()), made.clone());
         Ok(made)
@@ -114,7 +124,7 @@ impl<A: Act> Cuda<A> {
     /// Downloads each pair, and what kernels reported meanwhile: one wait for all of it.
     fn download_all(&self, parts: &mut [(&mut [u8], driver::Pointer)]) -> Result<()> {
         self.with_fault(|fault| {
-            let mut report = [0u32; 4];
+            let mut report = [0u32; scratch::FAULT];
             let mut all: Vec<(&mut [u8], driver::Pointer)> = Vec::with_capacity(parts.len() + 1);
             all.extend(parts.iter_mut().map(|(to, from)| (&mut **to, *from)));
             all.push((bytemuck::cast_slice_mut(&mut report), fault.pointer));
@@ -156,6 +166,7 @@ impl<A: Act> Device for Cuda<A> {
     type Act = A;
     type Acc = f32;
     type Buf<T: Elem> = Buf<T>;
+    type Host<T: Elem> = Host<T>;
 
     fn name(&self) -> String {
         format!("cuda ({}, {})", self.driver.name(), A::BUILD)
@@ -221,6 +232,20 @@ impl<A: Act> Device for Cuda<A> {
 
     fn cast<S: Real, T: Real>(&self, dst: &mut Buf<T>, src: &Buf<S>) -> Result<()> {
         rows::cast(self, dst, src)
+    }
+
+    fn offload<T: Elem>(&self, buf: &Buf<T>) -> Result<Host<T>> {
+        let mut host = Host::new(&self.driver, buf.len)?;
+        self.download_all(&mut [(host.bytes_mut(), buf.pointer)])?;
+        Ok(host)
+    }
+
+    fn fetch<T: Elem>(&self, host: &Host<T>) -> Result<Buf<T>> {
+        let buf = self.empty(host.len())?;
+        if buf.bytes() > 0 {
+            self.driver.upload_pinned(buf.pointer, host.bytes())?;
+        }
+        Ok(buf)
     }
 
     fn memory(&self) -> (usize, usize) {

@@ -7,6 +7,7 @@ use std::ffi::c_void;
 use std::sync::{Arc, Mutex};
 
 use repairity::device::cuda::driver::{Driver, Grid, Matmul, Pointer};
+use repairity::device::cuda::gpu::Gpu;
 use repairity::error::{Error, Result};
 
 /// What a thread did since [`watch`] began.
@@ -113,5 +114,22 @@ impl Driver for Watched {
     fn matmul(&self, product: &Matmul) -> Result<()> {
         launched()?;
         self.inner.matmul(product)
+    }
+
+    fn pin(&self, bytes: usize) -> Result<*mut u8> {
+        self.inner.pin(bytes)
+    }
+
+    unsafe fn unpin(&self, memory: *mut u8, bytes: usize) {
+        // SAFETY: the caller promises the same.
+        unsafe { self.inner.unpin(memory, bytes) };
+    }
+
+    fn upload_pinned(&self, to: Pointer, from: &[u8]) -> Result<()> {
+        self.inner.upload_pinned(to, from)
+    }
+
+    fn gpu(&self) -> Option<&Gpu> {
+        self.inner.gpu()
     }
 }

@@ -121,6 +121,34 @@ fn memory<A: OnGpu>(place: Place) {
 
 kernels!(memory);
 
+/// Weights that were put aside in the host's memory come back bit for bit, as often as they are asked for, and take no memory of the
+/// device meanwhile.
+fn offload<A: OnGpu>(place: Place) {
+    let numbers = normal::<A>(100_003, 2);
+    let outputs = bits::<A>(place, &["cast"], |device| {
+        let empty = device.memory().0;
+        let buf: Buf<A> = upload(device, &numbers);
+        let held = device.memory().0;
+        assert_eq!(held - empty, 100_003 * size_of::<A>());
+        let aside = device.offload(&buf).unwrap();
+        drop(buf);
+        assert_eq!(device.memory().0, empty);
+        let (first, second) = (device.fetch(&aside).unwrap(), device.fetch(&aside).unwrap());
+        // Copies may be under way.
+        drop(aside);
+        assert_eq!(device.memory().0 - empty, 2 * (held - empty));
+        let mut wide: Buf<f32> = device.empty(100_003).unwrap();
+        device.cast(&mut wide, &first).unwrap();
+        let none = device.offload(&device.empty::<A>(0).unwrap()).unwrap();
+        assert!(device.download(&device.fetch(&none).unwrap()).unwrap().is_empty());
+        vec![("second", host::<_, A>(device, &second)), ("wide", host::<_, f32>(device, &wide))]
+    });
+    let Some(outputs) = outputs else { return };
+    assert!(outputs.iter().all(|(_, got)| *got == numbers));
+}
+
+kernels!(offload);
+
 /// Ids that are out of range are reported at the next download, with operator, argument and index; what is computed after that is
 /// right again.
 fn bad_ids<A: OnGpu>(place: Place) {

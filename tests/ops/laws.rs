@@ -134,6 +134,19 @@ fn memory_counts_live_bytes_and_their_peak() {
     assert_eq!(d.memory(), (0, 600));
 }
 
+#[test]
+fn what_is_put_aside_comes_back_bit_for_bit_and_does_not_count() {
+    let d = Cpu::<f32>::new();
+    let buf = d.upload(&[1.5f32, f32::NAN, -0.0]).unwrap();
+    let aside = d.offload(&buf).unwrap();
+    drop(buf);
+    assert_eq!(d.memory(), (0, 12));
+    let back = d.fetch(&aside).unwrap();
+    drop(aside);
+    assert_eq!(d.memory(), (12, 12));
+    assert_eq!(back.iter().map(|x| x.to_bits()).collect::<Vec<_>>(), [1.5f32, f32::NAN, -0.0].map(f32::to_bits));
+}
+
 trait ToF32 {
     fn map_to_f32(&self) -> Vec<f32>;
 }

@@ -1,7 +1,7 @@
 //! Launches of kernels/attention_fwd.cu and kernels/attention_bwd.cu.
 
 use super::driver::Grid;
-use super::{Act, Buf, Cuda, check, kernel};
+use super::{Act, Buf, Cuda, check, kernel, scratch};
 use crate::device::{Bounds, Device, Heads};
 use crate::error::{Error, Result};
 
@@ -62,7 +62,7 @@ pub(super) fn attention_bwd<A: Act>(
 ) -> Result<()> {
     check::attention_bwd::<Cuda<A>>(dqkv, dout, out, lse, qkv, bounds, heads, t)?;
     supported("attention_bwd", heads)?;
-    let mut delta = cuda.empty(heads.q * t)?;
+    let mut delta = cuda.empty(scratch::attention_delta(t, heads.q))?;
     let [sequences, tokens, q, kv, dim] = [bounds.count(), t, heads.q, heads.kv, heads.dim].map(|x| x as i32);
     let rows = Grid::x((t * heads.q).div_ceil(kernel::ATTENTION_DELTA_ROWS as usize));
     kernel::attention_delta(cuda, rows, &mut delta, dout, out, tokens, q, dim)?;

@@ -40,6 +40,11 @@ impl<T> Buf<T> {
         self.len * size_of::<T>()
     }
 
+    /// Where it is, for libraries that read and write it themselves.
+    pub(crate) fn address(&self) -> Pointer {
+        self.pointer
+    }
+
     /// The elements from `at` on.
     pub(super) fn part(&self, at: usize) -> Part<'_, T> {
         assert!(at <= self.len, "a part from {at} of a buffer of {} elements", self.len);

@@ -2,12 +2,9 @@
 
 use super::attention::{score_scale, supported};
 use super::driver::Grid;
-use super::{Act, Buf, Cuda, check, kernel};
+use super::{Act, Buf, Cuda, check, kernel, scratch};
 use crate::device::{Device, Heads};
 use crate::error::Result;
-
-/// Parts that a sequence is cut into at most: their joining is read by one block a head.
-const MOST_SPLITS: usize = 64;
 
 pub(super) fn cache_write<A: Act>(
     cuda: &Cuda<A>,
@@ -40,9 +37,8 @@ pub(super) fn attention_decode<A: Act>(
     let count = check::attention_decode::<Cuda<A>>(out, qkv, k, v, slots, lengths, heads, capacity)?;
     supported("attention_decode", heads)?;
     let batch = slots.len;
-    // By the capacity alone: here, at least, a sequence's sums do not depend on who shares its batch.
-    let splits = capacity.div_ceil(kernel::DECODE_SPLIT_KEYS as usize).clamp(1, MOST_SPLITS);
-    let mut partial = cuda.empty::<f32>(batch * heads.q * splits * (heads.dim + 2))?;
+    let splits = scratch::decode_splits(capacity);
+    let mut partial = cuda.empty::<f32>(scratch::decode_partial(batch, heads.q, heads.dim, capacity))?;
     let grid = Grid::xyz(splits, if heads.q == 0 { 0 } else { heads.kv }, batch);
     let scale = score_scale(heads);
     let [b, count, q, kv, dim, capacity, parts] =

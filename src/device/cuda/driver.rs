@@ -1,9 +1,11 @@
-//! What the launch code asks of a machine: memory, launches, plain matrix products, waiting. [`Gpu`](super::gpu::Gpu) is a GPU; tests
-//! put a simulator here, so that launch code, argument order and buffers are the same with and without a GPU.
+//! What the launch code asks of a machine: memory, launches, plain matrix products, waiting. [`Gpu`] is a GPU; tests put a simulator
+//! here, so that launch code, argument order and buffers are the same with and without a GPU.
 
+use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::ffi::c_void;
 
-use crate::error::Result;
+use super::gpu::Gpu;
+use crate::error::{Error, Result};
 
 /// A device pointer.
 pub type Pointer = u64;
@@ -123,4 +125,40 @@ pub trait Driver: Send + Sync {
 
     /// A plain product.
     fn matmul(&self, product: &Matmul) -> Result<()>;
+
+    /// `bytes` of host memory, not 0, that [`Driver::upload_pinned`] can copy from while the host goes on. Plain memory where there is
+    /// no other.
+    fn pin(&self, bytes: usize) -> Result<*mut u8> {
+        // SAFETY: the layout's size is not 0.
+        let memory = unsafe { alloc_zeroed(plain(bytes)) };
+        if memory.is_null() {
+            return Err(Error::Machine(format!("no memory for {bytes} bytes on the host")));
+        }
+        Ok(memory)
+    }
+
+    /// Gives back what [`Driver::pin`] gave, after every copy from it that was asked for before.
+    ///
+    /// # Safety
+    /// `memory` came from `pin` of this driver, for so many bytes, and is not used any more.
+    unsafe fn unpin(&self, memory: *mut u8, bytes: usize) {
+        // SAFETY: `pin` gave it, for the same layout.
+        unsafe { dealloc(memory, plain(bytes)) };
+    }
+
+    /// Host to device, from memory of [`Driver::pin`], in the order of launches. It may be read after this returns: it has to keep its
+    /// contents until [`Driver::unpin`].
+    fn upload_pinned(&self, to: Pointer, from: &[u8]) -> Result<()> {
+        self.upload(to, from)
+    }
+
+    /// The GPU behind it, for what only a GPU has: collectives. None where kernels are simulated.
+    fn gpu(&self) -> Option<&Gpu> {
+        None
+    }
+}
+
+/// Plain memory in place of pinned memory.
+fn plain(bytes: usize) -> Layout {
+    Layout::from_size_align(bytes, 64).expect("no machine has that much memory")
 }

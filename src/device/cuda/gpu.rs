@@ -9,8 +9,9 @@ use cudarc::driver::{CudaContext, CudaStream, sys};
 
 use super::blas::{Blas, WORKSPACE};
 use super::driver::{Driver, Grid, Kernel, Matmul, Pointer};
-use super::kernel::{IMAGES, Image, KERNELS};
+use super::kernel::{COMPILER, IMAGES, Image, KERNELS};
 use super::pool::Pool;
+use super::side::Side;
 use crate::error::{Error, Result};
 
 /// The share of the memory that is free at the start which the pool takes; the rest is left to cuBLASLt, NCCL and the driver.
@@ -19,10 +20,20 @@ const SHARE: f64 = 0.92;
 /// Bytes that are left to them at least.
 const LEAST_LEFT: usize = 1 << 30;
 
+/// Bytes that the pool takes where so many are free.
+fn pool_size(free: usize) -> usize {
+    ((free as f64 * SHARE) as usize).min(free.saturating_sub(LEAST_LEFT))
+}
+
+/// Bytes that tensors can have where so many are free: the pool less what it lends to cuBLASLt.
+pub fn capacity(free: usize) -> usize {
+    pool_size(free).saturating_sub(WORKSPACE)
+}
+
 /// Bytes of pinned host memory that uploads pass through.
 const STAGING: usize = 8 << 20;
 
-fn cause(what: &str) -> impl Fn(DriverError) -> Error {
+pub(super) fn cause(what: &str) -> impl Fn(DriverError) -> Error {
     move |error| {
         let name = error.error_name().map_or(format!("{error:?}"), |name| name.to_string_lossy().into_owned());
         let text = error.error_string().map_or(String::new(), |text| format!(" ({})", text.to_string_lossy()));
@@ -30,7 +41,8 @@ fn cause(what: &str) -> impl Fn(DriverError) -> Error {
     }
 }
 
-/// Why there is no GPU to open, if there is none: no driver library, no device, a program built without kernels.
+/// Why there is no GPU to open, if there is none: no driver library, no device, a program built without kernels, or for other GPUs or
+/// a later driver.
 pub fn missing() -> Option<String> {
     // SAFETY: looks a library up by its name.
     if !unsafe { sys::is_culib_present() } {
@@ -43,8 +55,45 @@ pub fn missing() -> Option<String> {
             Some("this program was built without nvcc, for the CPU only: run tools/install-nvcc and build again".into())
         }
         Ok(_) if !has_blas() => Some("libcublasLt.so is not on this machine".into()),
-        Ok(_) => None,
+        Ok(_) => driver_version().and_then(outdated).or_else(|| {
+            let gpus = list().ok()?;
+            gpus.iter().map(unfit).collect::<Option<Vec<String>>>()?.into_iter().next()
+        }),
     }
+}
+
+/// Why a driver for this version of CUDA does not load the kernels of this build, if it does not.
+pub fn outdated(driver: (i32, i32)) -> Option<String> {
+    COMPILER.and_then(|compiler| too_old(driver, compiler))
+}
+
+/// Why this GPU does not run the kernels of this build, if it does not.
+pub fn unfit(gpu: &Properties) -> Option<String> {
+    (!IMAGES.is_empty() && images(IMAGES, IMAGES[0].build, gpu.capability).is_empty())
+        .then(|| no_image(&gpu.name, gpu.capability))
+}
+
+fn no_image(name: &str, (major, minor): (i32, i32)) -> String {
+    let mut built: Vec<&str> = IMAGES.iter().map(|image| image.architecture).collect();
+    built.sort_unstable();
+    built.dedup();
+    format!(
+        "{name} has compute capability {major}.{minor}, and this program's kernels were built for {}: set REPAIRITY_CUDA_ARCH and \
+         build again",
+        built.join(", ")
+    )
+}
+
+/// The same for what any compiler made: within a major version, every driver loads it.
+fn too_old((major, minor): (i32, i32), compiler: &str) -> Option<String> {
+    let needed: i32 = compiler.split('.').next()?.parse().ok()?;
+    let why = || {
+        format!(
+            "the NVIDIA driver supports CUDA {major}.{minor}, and this program's kernels, compiled by nvcc {compiler}, need a driver \
+             for CUDA {needed}.0 or later"
+        )
+    };
+    (major < needed).then(why)
 }
 
 /// Whether cuBLASLt is on this machine.
@@ -93,20 +142,20 @@ pub fn driver_version() -> Option<(i32, i32)> {
     done.then_some((version / 1000, version % 1000 / 10))
 }
 
-/// The images of a build that run on this capability: its own, or a plain architecture of the same major version at or below it.
-fn images(build: &str, (major, minor): (i32, i32)) -> Vec<&'static Image> {
+/// Those of `all` of a build that run on this capability: its own, or a plain architecture of the same major version at or below it.
+fn images<'a>(all: &'a [Image], build: &str, (major, minor): (i32, i32)) -> Vec<&'a Image> {
     let number = |image: &Image| -> Option<(i32, i32, bool)> {
         let digits = image.architecture.strip_prefix("sm_")?;
         let own = digits.ends_with('a');
         let number: i32 = digits.trim_end_matches(['a', 'f']).parse().ok()?;
         Some((number / 10, number % 10, own))
     };
-    let mut chosen: Vec<&Image> = Vec::new();
+    let mut chosen: Vec<&'a Image> = Vec::new();
     let runs = |image: &&Image| {
         image.build == build && number(image).is_some_and(|(m, n, own)| m == major && if own { n == minor } else { n <= minor })
     };
     let rank = |image: &Image| number(image).map(|(_, n, own)| (own, n));
-    for image in IMAGES.iter().filter(runs) {
+    for image in all.iter().filter(runs) {
         match chosen.iter_mut().find(|other| other.file == image.file) {
             Some(other) if rank(other) < rank(image) => *other = image,
             Some(_) => {}
@@ -122,7 +171,34 @@ struct Staging {
     used: usize,
 }
 
-/// Where buffers come from.
+impl Staging {
+    fn open() -> Result<Staging> {
+        // SAFETY: a plain allocation, freed in `drop`.
+        let memory = unsafe { result::malloc_host(STAGING, 0) }.map_err(cause("cuMemHostAlloc"))?.cast();
+        Ok(Staging { memory, used: 0 })
+    }
+}
+
+impl Drop for Staging {
+    fn drop(&mut self) {
+        // SAFETY: `open` took it, and nothing runs any more. Nothing can be done about a failure here.
+        let _ = unsafe { result::free_host(self.memory.cast()) };
+    }
+}
+
+/// The images that were loaded.
+struct Modules(Vec<sys::CUmodule>);
+
+impl Drop for Modules {
+    fn drop(&mut self) {
+        for module in &self.0 {
+            // SAFETY: `load` loaded it, and nothing runs any more. Nothing can be done about a failure here.
+            let _ = unsafe { result::module::unload(*module) };
+        }
+    }
+}
+
+/// Where buffers come from. Like everything of a GPU's it is given up with the GPU's context current.
 enum Memory {
     /// One range, taken at the start and lent in pieces.
     Pool { base: Pointer, pool: Mutex<Pool> },
@@ -136,8 +212,8 @@ impl Memory {
             return Ok(Memory::Single);
         }
         let (free, _) = result::mem_get_info().map_err(cause("cuMemGetInfo"))?;
-        let size = ((free as f64 * SHARE) as usize).min(free.saturating_sub(LEAST_LEFT));
-        // SAFETY: a plain allocation, freed in `close`.
+        let size = pool_size(free);
+        // SAFETY: a plain allocation, freed in `drop`.
         let base = unsafe { result::malloc_sync(size) }.map_err(cause(&format!("cuMemAlloc of {size} bytes")))?;
         Ok(Memory::Pool { base, pool: Mutex::new(Pool::new(size)) })
     }
@@ -162,8 +238,10 @@ impl Memory {
             }
         }
     }
+}
 
-    fn close(&self) {
+impl Drop for Memory {
+    fn drop(&mut self) {
         if let Memory::Pool { base, .. } = self {
             // SAFETY: `open` took it, and nothing runs any more. Nothing can be done about a failure here.
             let _ = unsafe { result::free_sync(*base) };
@@ -181,7 +259,8 @@ pub struct Gpu {
     name: String,
     multiprocessors: usize,
     functions: Vec<sys::CUfunction>,
-    modules: Vec<sys::CUmodule>,
+    /// What the functions are parts of.
+    _modules: Modules,
     blas: Blas,
     workspace: Pointer,
     memory: Memory,
@@ -221,24 +300,28 @@ impl Gpu {
         let multiprocessors = attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)? as usize;
         let (modules, functions) = load(&name, capability, build, shared)?;
         let blas = Blas::new(build == "bf16")?;
+        let staging = Staging::open()?;
         let memory = Memory::open()?;
         let workspace = memory.allocate(WORKSPACE)?;
-        // SAFETY: a plain allocation, freed in `drop`.
-        let pinned = unsafe { result::malloc_host(STAGING, 0) }.map_err(cause("cuMemHostAlloc"))?.cast();
         Ok(Gpu {
             name,
             multiprocessors,
             functions,
-            modules,
+            _modules: modules,
             blas,
             workspace,
             memory,
-            staging: Mutex::new(Staging { memory: pinned, used: 0 }),
+            staging: Mutex::new(staging),
             last: AtomicUsize::new(usize::MAX),
             wait: set("REPAIRITY_CUDA_SYNC"),
             stream,
             context,
         })
+    }
+
+    /// A stream beside the one that computes.
+    pub(crate) fn side(&self) -> Result<Side> {
+        Side::new(&self.context, &self.stream)
     }
 
     fn bind(&self) -> Result<()> {
@@ -269,20 +352,14 @@ fn full(pool: &Pool, bytes: usize) -> Error {
 }
 
 /// The modules of a build, and their kernels in the order of [`KERNELS`]. A block may have `shared` bytes of shared memory.
-fn load(name: &str, capability: (i32, i32), build: &str, shared: i32) -> Result<(Vec<sys::CUmodule>, Vec<sys::CUfunction>)> {
-    let images = images(build, capability);
-    let mut modules = Vec::with_capacity(images.len());
+fn load(name: &str, capability: (i32, i32), build: &str, shared: i32) -> Result<(Modules, Vec<sys::CUfunction>)> {
+    let images = images(IMAGES, build, capability);
+    let mut loaded = Modules(Vec::with_capacity(images.len()));
+    let modules = &mut loaded.0;
     let mut functions = Vec::with_capacity(KERNELS.len());
     for kernel in KERNELS {
         let Some(at) = images.iter().position(|image| image.file == kernel.file) else {
-            let built: Vec<&str> = IMAGES.iter().map(|image| image.architecture).collect();
-            let what = format!(
-                "{name} has compute capability {}.{}, and this program's kernels were built for {}: set REPAIRITY_CUDA_ARCH and build again",
-                capability.0,
-                capability.1,
-                built.first().unwrap_or(&"none")
-            );
-            return Err(Error::Machine(what));
+            return Err(Error::Machine(no_image(name, capability)));
         };
         while modules.len() <= at {
             let image = images[modules.len()];
@@ -304,7 +381,7 @@ fn load(name: &str, capability: (i32, i32), build: &str, shared: i32) -> Result<
         unsafe { result::function::set_function_attribute(function, attribute, shared - fixed) }.map_err(cause(kernel.name))?;
         functions.push(function);
     }
-    Ok((modules, functions))
+    Ok((loaded, functions))
 }
 
 impl Driver for Gpu {
@@ -357,7 +434,7 @@ impl Driver for Gpu {
         self.synchronise()?;
         staging.used = 0;
         for (to, from) in parts.iter_mut().filter(|(to, _)| !to.is_empty()) {
-            // SAFETY: a copy to pageable memory is done when this returns, and the caller's buffer is as long.
+            // SAFETY: the caller's buffer is as long, and the wait below comes after the copy.
             unsafe { result::memcpy_dtoh_async(to, *from, self.stream.cu_stream()) }.map_err(cause("cuMemcpyDtoHAsync"))?;
         }
         self.stream.synchronize().map_err(cause("cuStreamSynchronize"))
@@ -399,21 +476,74 @@ impl Driver for Gpu {
             false => Ok(()),
         }
     }
+
+    fn pin(&self, bytes: usize) -> Result<*mut u8> {
+        self.bind()?;
+        // SAFETY: a plain allocation, freed in `unpin`.
+        let memory = unsafe { result::malloc_host(bytes, 0) };
+        Ok(memory.map_err(cause(&format!("cuMemHostAlloc of {bytes} bytes")))?.cast())
+    }
+
+    unsafe fn unpin(&self, memory: *mut u8, _: usize) {
+        // A copy out of it may still be under way. Nothing can be done about a failure here.
+        let _ = self.bind();
+        let _ = self.stream.synchronize();
+        // SAFETY: `pin` gave it, and no copy reads it any more.
+        let _ = unsafe { result::free_host(memory.cast()) };
+    }
+
+    fn upload_pinned(&self, to: Pointer, from: &[u8]) -> Result<()> {
+        self.bind()?;
+        // SAFETY: the caller's buffer is as long, and the pinned memory stays as it is until `unpin`, which waits.
+        unsafe { result::memcpy_htod_async(to, from, self.stream.cu_stream()) }.map_err(cause("cuMemcpyHtoDAsync"))
+    }
+
+    fn gpu(&self) -> Option<&Gpu> {
+        Some(self)
+    }
 }
 
 impl Drop for Gpu {
     fn drop(&mut self) {
-        // Nothing can be done about a failure here, and the process usually ends.
+        // What the fields give up in their own `drop` wants this context, and nothing running. Nothing can be done about a failure
+        // here, and the process usually ends.
         let _ = self.bind();
         let _ = self.stream.synchronize();
         self.memory.release(self.workspace);
-        self.memory.close();
-        // SAFETY: each was made by `open` and is given up once, after everything that used it.
-        unsafe {
-            let _ = result::free_host(lock(&self.staging).memory.cast());
-            for module in &self.modules {
-                let _ = result::module::unload(*module);
-            }
-        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gpu_runs_its_own_images_and_plain_ones_of_its_major_version() {
+        let image = |file, build, architecture| Image { file, build, architecture, cubin: &[] };
+        let all = [
+            image("rope", "bf16", "sm_80"),
+            image("rope", "bf16", "sm_86"),
+            image("rope", "f32", "sm_90a"),
+            image("rope", "bf16", "sm_90"),
+            image("rope", "bf16", "sm_90a"),
+            image("rows", "bf16", "sm_90"),
+        ];
+        let chosen = |build, capability| {
+            let images = images(&all, build, capability);
+            images.into_iter().map(|image| (image.file, image.architecture)).collect::<Vec<_>>()
+        };
+        assert_eq!(chosen("bf16", (9, 0)), [("rope", "sm_90a"), ("rows", "sm_90")]);
+        assert_eq!(chosen("bf16", (8, 9)), [("rope", "sm_86")]);
+        assert_eq!(chosen("bf16", (8, 0)), [("rope", "sm_80")]);
+        assert_eq!(chosen("f32", (9, 0)), [("rope", "sm_90a")]);
+        assert_eq!(chosen("f32", (10, 0)), []);
+    }
+
+    #[test]
+    fn a_driver_of_an_earlier_major_version_than_the_compiler_is_too_old() {
+        assert_eq!(too_old((13, 0), "13.2.51"), None);
+        assert_eq!(too_old((14, 1), "13.0.88"), None);
+        let why = too_old((12, 8), "13.0.88").unwrap();
+        assert!(why.starts_with("the NVIDIA driver supports CUDA 12.8, and ") && why.ends_with("CUDA 13.0 or later"), "{why}");
     }
 }

@@ -1,7 +1,7 @@
 //! Launches of kernels/lora.cu around cuBLASLt's products.
 
 use super::driver::{Factor, Grid, Matmul, Pointer};
-use super::{Act, Buf, Cuda, check, kernel};
+use super::{Act, Buf, Cuda, check, kernel, scratch};
 use crate::device::{Branch, Device, Dropout};
 use crate::error::Result;
 
@@ -99,7 +99,7 @@ pub(super) fn lora_linear_bwd<A: Act>(
     let (p, key) = mask(dropout);
     for (i, (branch, z)) in branches.iter().zip(z).enumerate().filter(|(_, (branch, _))| t * branch.n * branch.r > 0) {
         let [rows, width, column, of_branch, r, inputs] = [t, n, branch.column, branch.n, branch.r, k].map(|x| x as i32);
-        let mut dz = cuda.empty::<f32>(t * branch.r)?;
+        let mut dz = cuda.empty::<f32>(scratch::branch_gradient(t, branch.r))?;
         kernel::lora_dz(cuda, down(t), &mut dz, dout, branch.b, rows, width, column, of_branch, r, branch.scale)?;
         if let Some([da, db]) = dbranches.get_mut(2 * i..2 * i + 2) {
             let (of_b, of_a) = (sums(branch.n, branch.r), sums(k, branch.r));

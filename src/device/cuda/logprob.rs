@@ -2,13 +2,10 @@
 
 use super::driver::{Grid, Matmul};
 use super::linear::{stored, transposed};
+use super::scratch::{self, TOKENS, VOCABULARY};
 use super::{Act, Buf, Cuda, check, kernel};
 use crate::device::Device;
 use crate::error::Result;
-
-/// Tokens and vocabulary of a tile: 64 MiB of f32 logits, tall enough that the head's matrix is read at the speed of arithmetic.
-const TOKENS: usize = 1024;
-const VOCABULARY: usize = 16 * 1024;
 
 /// A tile of the logits: tokens `token..token + rows`, vocabulary `first..first + width`.
 struct Tile {
@@ -62,8 +59,8 @@ pub(super) fn linear_logprob_fwd<A: Act>(
     (t, c, v): (usize, usize, usize),
 ) -> Result<()> {
     check::linear_logprob_fwd::<Cuda<A>>(logprob, lse, entropy, x, head, targets, (t, c, v))?;
-    let mut logits = cuda.empty::<f32>(TOKENS.min(t) * VOCABULARY.min(v))?;
-    let mut state = cuda.empty::<f32>(4 * t)?;
+    let mut logits = cuda.empty::<f32>(scratch::logits_tile(t, v))?;
+    let mut state = cuda.empty::<f32>(scratch::logprob_state(t))?;
     tiles(t, v, |tile| {
         tile.logits(cuda, &mut logits, x, head, c)?;
         let Tile { token, rows, first, width } = tile;
@@ -91,10 +88,10 @@ pub(super) fn linear_logprob_bwd<A: Act>(
     (t, c, v): (usize, usize, usize),
 ) -> Result<()> {
     check::linear_logprob_bwd::<Cuda<A>>(dx, dhead.as_deref(), dlogprob, lse, x, head, targets, (t, c, v))?;
-    let tile = TOKENS.min(t) * VOCABULARY.min(v);
+    let tile = scratch::logits_tile(t, v);
     let (mut logits, mut dlogits) = (cuda.empty::<f32>(tile)?, cuda.empty::<A>(tile)?);
     // The tiles of the vocabulary add up in f32 and are rounded once.
-    let sums = cuda.empty::<f32>(TOKENS.min(t) * c)?;
+    let sums = cuda.empty::<f32>(scratch::logprob_sums(t, c))?;
     tiles(t, v, |tile| {
         tile.logits(cuda, &mut logits, x, head, c)?;
         let Tile { token, rows, first, width } = tile;

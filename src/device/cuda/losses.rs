@@ -2,7 +2,7 @@
 
 use super::driver::Grid;
 use super::rows::flat;
-use super::{Act, Buf, Cuda, check, kernel};
+use super::{Act, Buf, Cuda, check, kernel, scratch};
 use crate::device::{Bounds, Device};
 use crate::error::Result;
 
@@ -74,7 +74,7 @@ pub(super) fn bradley_terry<A: Act>(
 }
 
 pub(super) fn moments<A: Act>(cuda: &Cuda<A>, x: &Buf<f32>, shift: f64) -> Result<(f64, f64)> {
-    let mut out = cuda.empty::<f64>(2)?;
+    let mut out = cuda.empty::<f64>(scratch::MOMENTS)?;
     kernel::moments(cuda, Grid::x(1), &mut out, x, x.len as i32, shift)?;
     let sums = cuda.download(&out)?;
     Ok((sums[0], sums[1]))

@@ -2,17 +2,13 @@
 
 use super::driver::Grid;
 use super::rows::flat;
-use super::{Act, Buf, Cuda, check, kernel};
+use super::{Act, Buf, Cuda, check, kernel, scratch};
 use crate::device::{AdamW, Device};
 use crate::error::Result;
 
-/// Elements that are worth a block of [`sum_squares`].
-const SPAN: usize = 32 * 1024;
-
 pub(super) fn sum_squares<A: Act>(cuda: &Cuda<A>, out: &mut Buf<f32>, at: usize, x: &Buf<f32>) -> Result<()> {
     check::element::<Cuda<A>>("sum_squares: out", out, at)?;
-    // The number of parts depends on the extent alone, so that another card sums in the same order.
-    let parts = x.len.div_ceil(SPAN).clamp(1, 1024);
+    let parts = scratch::square_parts(x.len);
     let mut partial = cuda.empty::<f64>(parts)?;
     kernel::sum_squares_partial(cuda, Grid::x(parts), &mut partial, x, x.len as i64, parts as i32)?;
     kernel::sum_squares_finish(cuda, Grid::x(1), out, at as i32, &partial, parts as i32)

@@ -1,5 +1,6 @@
 //! One range of memory, lent in pieces. Everything runs in one stream, so a piece may be lent again as soon as it is given back: what
-//! used it was launched earlier. Knows nothing of the GPU: it hands out offsets.
+//! used it was launched earlier. What runs beside that stream, collectives, has to be waited for by the stream before its buffers are
+//! dropped. Knows nothing of the GPU: it hands out offsets.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -9,7 +10,7 @@ pub(super) const GRAIN: usize = 512;
 /// Which parts of `0..size` are lent. The smallest free piece that is large enough is lent (best fit), neighbours that come free
 /// become one again.
 #[derive(Debug)]
-pub(super) struct Pool {
+pub(in crate::device) struct Pool {
     size: usize,
     /// Free pieces: offset and size.
     free: BTreeMap<usize, usize>,
@@ -19,7 +20,7 @@ pub(super) struct Pool {
 }
 
 impl Pool {
-    pub(super) fn new(size: usize) -> Pool {
+    pub(in crate::device) fn new(size: usize) -> Pool {
         let mut pool = Pool { size, free: BTreeMap::new(), by_size: BTreeSet::new(), lent: HashMap::new() };
         pool.insert(0, size - size % GRAIN);
         pool
@@ -38,7 +39,7 @@ impl Pool {
     }
 
     /// The offset of `bytes`, or none where no piece is large enough.
-    pub(super) fn lend(&mut self, bytes: usize) -> Option<usize> {
+    pub(in crate::device) fn lend(&mut self, bytes: usize) -> Option<usize> {
         let want = bytes.max(1).next_multiple_of(GRAIN);
         let &(size, at) = self.by_size.range((want, 0)..).next()?;
         self.remove(at, size);
@@ -48,7 +49,7 @@ impl Pool {
     }
 
     /// Takes a piece back. `at` is what [`Pool::lend`] gave.
-    pub(super) fn take_back(&mut self, at: usize) {
+    pub(in crate::device) fn take_back(&mut self, at: usize) {
         let mut size = self.lent.remove(&at).expect("a piece is given back once");
         let mut start = at;
         if let Some((&before, &length)) = self.free.range(..at).next_back()

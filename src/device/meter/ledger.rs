@@ -1,0 +1,280 @@
+//! What a meter writes down: bytes by class, now and at the peak, and calls of operators by their cost.
+
+use std::collections::HashMap;
+use std::marker::PhantomData;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use crate::device::cuda::pool::Pool;
+
+/// What memory is held for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Class {
+    /// Weights that are not trained.
+    Frozen,
+    /// The rounded copies of trained weights, which operators read.
+    Trained,
+    /// Their f32 copies, which the optimizer keeps.
+    Masters,
+    /// Their gradients.
+    Gradients,
+    /// AdamW's two moments.
+    Moments,
+    /// What forward keeps for backward.
+    Activations,
+    /// Keys and values of sequences being written.
+    Cache,
+    /// Everything else: what lives during an operator or a layer.
+    Workspace,
+}
+
+impl Class {
+    /// All of them.
+    pub const ALL: [Class; 8] = [
+        Class::Frozen,
+        Class::Trained,
+        Class::Masters,
+        Class::Gradients,
+        Class::Moments,
+        Class::Activations,
+        Class::Cache,
+        Class::Workspace,
+    ];
+
+    /// As a table says it.
+    pub fn name(self) -> &'static str {
+        ["frozen weights", "trained weights", "f32 masters", "gradients", "AdamW moments", "activations", "KV cache", "workspace"]
+            [self as usize]
+    }
+}
+
+/// Bytes by class.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Held([usize; Class::ALL.len()]);
+
+impl Held {
+    /// Bytes of a class.
+    pub fn of(&self, class: Class) -> usize {
+        self.0[class as usize]
+    }
+
+    /// Bytes of a class, to change.
+    pub fn of_mut(&mut self, class: Class) -> &mut usize {
+        &mut self.0[class as usize]
+    }
+
+    /// Bytes of all classes.
+    pub fn total(&self) -> usize {
+        self.0.iter().sum()
+    }
+}
+
+/// What one call of an operator costs at least.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub struct Cost {
+    /// Multiplications and additions of matrix products: what tensor cores do.
+    pub products: u64,
+    /// Other multiplications, additions and functions.
+    pub other: u64,
+    /// Bytes of its arguments: each read once, each written once.
+    pub bytes: u64,
+    /// Kernels that the CUDA device launches for it.
+    pub launches: u64,
+}
+
+/// Calls of operators, by operator and cost.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Work(pub(super) HashMap<(&'static str, Cost), u64>);
+
+impl Work {
+    /// Every operator with the cost of one call, and how many such calls there were.
+    pub fn calls(&self) -> impl Iterator<Item = (&'static str, Cost, u64)> {
+        self.0.iter().map(|((operator, cost), calls)| (*operator, *cost, *calls))
+    }
+
+    /// The costs of an operator's calls, added up, and their number.
+    pub fn of(&self, operator: &str) -> (Cost, u64) {
+        sum(self.calls().filter(|(name, ..)| *name == operator))
+    }
+
+    /// The costs of all calls, added up, and their number.
+    pub fn total(&self) -> (Cost, u64) {
+        sum(self.calls())
+    }
+
+    /// Adds calls of an operator.
+    pub fn insert(&mut self, operator: &'static str, cost: Cost, calls: u64) {
+        *self.0.entry((operator, cost)).or_default() += calls;
+    }
+
+    /// Adds another's calls, each `times` over.
+    pub fn add(&mut self, other: &Work, times: u64) {
+        for (key, calls) in &other.0 {
+            *self.0.entry(*key).or_default() += calls * times;
+        }
+    }
+}
+
+fn sum(calls: impl Iterator<Item = (&'static str, Cost, u64)>) -> (Cost, u64) {
+    let add = |(total, count): (Cost, u64), (_, cost, calls): (&str, Cost, u64)| {
+        let total = Cost {
+            products: total.products + cost.products * calls,
+            other: total.other + cost.other * calls,
+            bytes: total.bytes + cost.bytes * calls,
+            launches: total.launches + cost.launches * calls,
+        };
+        (total, count + calls)
+    };
+    calls.fold((Cost::default(), 0), add)
+}
+
+/// Everything that a meter knows.
+#[derive(Debug)]
+pub(super) struct Ledger {
+    class: Class,
+    in_backward: bool,
+    live: Held,
+    /// Since the peak was last asked to start anew.
+    peak: Held,
+    most: usize,
+    work: Work,
+    /// Lends the buffers of a GPU as its own would, without an end.
+    pool: Option<Pool>,
+    /// Bytes of that pool up to the last that was ever lent.
+    span: usize,
+}
+
+/// More than any GPU has.
+const ENDLESS: usize = 1 << 50;
+
+impl Ledger {
+    fn raise(&mut self) {
+        let total = self.live.total();
+        self.most = self.most.max(total);
+        // The last such moment: by then everything is known for what it is.
+        if total >= self.peak.total() {
+            self.peak = self.live;
+        }
+    }
+}
+
+/// A ledger that a meter and its buffers share.
+#[derive(Debug, Clone)]
+pub(super) struct Book(Arc<Mutex<Ledger>>);
+
+impl Book {
+    pub(super) fn new(pooled: bool) -> Book {
+        let ledger = Ledger {
+            class: Class::Workspace,
+            in_backward: false,
+            live: Held::default(),
+            peak: Held::default(),
+            most: 0,
+            work: Work::default(),
+            pool: pooled.then(|| Pool::new(ENDLESS)),
+            span: 0,
+        };
+        Book(Arc::new(Mutex::new(ledger)))
+    }
+
+    fn open(&self) -> MutexGuard<'_, Ledger> {
+        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    pub(super) fn set_class(&self, class: Class) {
+        let mut ledger = self.open();
+        (ledger.class, ledger.in_backward) = (class, false);
+    }
+
+    /// What is allocated from here on is not kept for backward: backward has begun, or a forward pass begins again.
+    pub(super) fn backward(&self, begun: bool) {
+        self.open().in_backward = begun;
+    }
+
+    /// A buffer of so many elements, in the current class.
+    pub(super) fn allocate<T>(&self, len: usize, sum: u64) -> Buf<T> {
+        let bytes = len * size_of::<T>();
+        let mut ledger = self.open();
+        let class = if ledger.in_backward && ledger.class == Class::Activations { Class::Workspace } else { ledger.class };
+        *ledger.live.of_mut(class) += bytes;
+        ledger.raise();
+        let place = ledger.pool.as_mut().filter(|_| bytes > 0).and_then(|pool| pool.lend(bytes));
+        ledger.span = ledger.span.max(place.map_or(0, |at| at + bytes));
+        drop(ledger);
+        Buf { place, len, sum, class: AtomicU8::new(class as u8), book: self.clone(), element: PhantomData }
+    }
+
+    pub(super) fn record(&self, operator: &'static str, cost: Cost) {
+        *self.open().work.0.entry((operator, cost)).or_default() += 1;
+    }
+
+    pub(super) fn take_work(&self) -> Work {
+        std::mem::take(&mut self.open().work)
+    }
+
+    /// Now, and the most at any time.
+    pub(super) fn memory(&self) -> (usize, usize) {
+        let ledger = self.open();
+        (ledger.live.total(), ledger.most)
+    }
+
+    /// What the pool spanned beyond the bytes that were held at most.
+    pub(super) fn gaps(&self) -> usize {
+        let ledger = self.open();
+        ledger.span.saturating_sub(ledger.most)
+    }
+
+    pub(super) fn live(&self) -> Held {
+        self.open().live
+    }
+
+    pub(super) fn peak(&self) -> Held {
+        self.open().peak
+    }
+
+    pub(super) fn restart_peak(&self) {
+        let mut ledger = self.open();
+        ledger.peak = ledger.live;
+    }
+}
+
+/// Memory of a [`Meter`](super::Meter): an extent without contents.
+#[derive(Debug)]
+pub struct Buf<T> {
+    place: Option<usize>,
+    pub(super) len: usize,
+    /// The sum of what was uploaded, of u32: how much of a cache decoding reads.
+    pub(super) sum: u64,
+    class: AtomicU8,
+    book: Book,
+    element: PhantomData<fn() -> T>,
+}
+
+impl<T> Buf<T> {
+    pub(super) fn bytes(&self) -> usize {
+        self.len * size_of::<T>()
+    }
+
+    fn held_for(&self) -> Class {
+        Class::ALL[self.class.load(Ordering::Relaxed) as usize]
+    }
+
+    pub(super) fn tag(&self, class: Class) {
+        let mut ledger = self.book.open();
+        let before = self.held_for();
+        *ledger.live.of_mut(before) -= self.bytes();
+        *ledger.live.of_mut(class) += self.bytes();
+        self.class.store(class as u8, Ordering::Relaxed);
+    }
+}
+
+impl<T> Drop for Buf<T> {
+    fn drop(&mut self) {
+        let mut ledger = self.book.open();
+        *ledger.live.of_mut(self.held_for()) -= self.bytes();
+        if let (Some(pool), Some(at)) = (&mut ledger.pool, self.place) {
+            pool.take_back(at);
+        }
+    }
+}
