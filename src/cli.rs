@@ -6,6 +6,7 @@ mod device;
 mod doctor;
 mod generate;
 mod later;
+mod plan;
 mod run;
 mod score;
 mod stage;
@@ -63,6 +64,8 @@ enum Command {
     Score(score::Args),
     /// Judges a benchmark's own solutions, its bugs, or anyone's answers, in the sandbox
     Check(check::Args),
+    /// Tells what a recipe needs of a machine: memory, and the least time, before anything runs
+    Plan(plan::Args),
     /// Measures training and decoding on this machine
     Bench(bench::Args),
     /// Tells what this machine has and lacks
@@ -71,8 +74,6 @@ enum Command {
     Repair(later::Args),
     #[command(hide = true)]
     Export(later::Args),
-    #[command(hide = true)]
-    Plan(later::Args),
     #[command(hide = true)]
     Profile(later::Args),
 }
@@ -118,7 +119,7 @@ impl Cli {
             Command::Bench(args) => args.run(),
             Command::Repair(_) => Err(not_yet("repair")),
             Command::Export(_) => Err(not_yet("export")),
-            Command::Plan(_) => Err(not_yet("plan")),
+            Command::Plan(args) => args.run(),
             Command::Profile(_) => Err(not_yet("profile")),
             Command::Doctor(args) => args.run(),
         }
