@@ -9,12 +9,13 @@ use std::time::Instant;
 use serde::Serialize;
 
 use crate::checkpoint::Storage;
+use crate::comm;
 use crate::device::{Device, Sampling};
 use crate::error::Result;
 use crate::generate::{self, Request};
 use crate::model::lora::{LoraConfig, Target};
-use crate::model::{Adapter, Decoder};
-use crate::optim::{Hyper, Optimizer};
+use crate::model::{Adapter, Decoder, OnLayer};
+use crate::optim::{Hyper, Optimizer, Sum};
 use crate::prompt::Example;
 use crate::recipe::Recompute;
 use crate::rng::{Rng, key};
@@ -69,14 +70,14 @@ pub fn sft<D: Device>(device: &D, folder: &Path, batch: usize, seq: usize, steps
         base: String::new(),
         storage: Storage::F32,
     };
-    let mut grads = Grads::new(device, &mut task.params())?;
     let hyper = Hyper { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01, max_grad_norm: 1.0 };
-    let mut optimizer = Optimizer::new(device, &grads, hyper)?;
+    let (mut optimizer, mut grads) = Optimizer::new(device, &comm::solo(), &mut task.params(), hyper, Sum::Whole)?;
     let records: Vec<usize> = (0..batch).collect();
     let norm = 1.0 / (batch * seq.saturating_sub(1)).max(1) as f64;
     let mut step = |index| -> Result<()> {
-        grads.clear(device)?;
-        let loss = task.micro(device, &records, norm, index, &mut grads)?;
+        optimizer.clear(device, &mut grads)?;
+        let micro = |grads: &mut Grads<D>, on_layer: OnLayer<'_, D>| task.micro(device, &records, norm, index, grads, on_layer);
+        let loss = optimizer.backward(device, &mut grads, true, micro)?;
         let (squares, _) = optimizer.measure(device, &grads, &[loss])?;
         optimizer.update(device, &mut task.params(), &grads, squares.norm(&grads)?, 1e-5)
     };

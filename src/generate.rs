@@ -54,6 +54,22 @@ pub fn generate<D: Device>(
     settings: &Settings,
     on_token: &mut dyn FnMut(usize, u32) -> Result<()>,
 ) -> Result<Vec<Sample>> {
+    let samples = sample_all(device, decoder, adapter, requests, settings, on_token);
+    // Other ranks may still be writing, and need this one's share of the weights.
+    if matches!(samples, Ok(_) | Err(Error::Interrupted)) {
+        decoder.keep_up(device)?;
+    }
+    samples
+}
+
+fn sample_all<D: Device>(
+    device: &D,
+    decoder: &Decoder<D>,
+    adapter: Option<&Adapter<D>>,
+    requests: &[Request],
+    settings: &Settings,
+    on_token: &mut dyn FnMut(usize, u32) -> Result<()>,
+) -> Result<Vec<Sample>> {
     if let Some(empty) = requests.iter().position(|request| request.prompt.is_empty()) {
         return Err(Error::input(format!("request {empty}"), "a prompt of at least one token expected"));
     }

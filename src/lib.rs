@@ -4,6 +4,7 @@
 //! `tests/structure.rs` holds that.
 
 pub mod error;
+pub mod digest;
 pub mod rng;
 pub mod recipe;
 pub mod record;
@@ -14,8 +15,9 @@ pub mod prompt;
 pub mod teacher;
 pub mod batch;
 pub mod device;
-pub mod weights;
+pub mod comm;
 pub mod checkpoint;
+pub mod weights;
 pub mod model;
 pub mod generate;
 pub mod loss;
@@ -24,6 +26,7 @@ pub mod optim;
 pub mod telemetry;
 pub mod metric;
 pub mod stage;
+pub mod plan;
 pub mod run;
 pub mod bench;
 pub mod doctor;

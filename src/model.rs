@@ -8,20 +8,23 @@ pub mod head;
 mod llama;
 pub mod lora;
 mod qwen2;
+mod sharded;
 
 use std::path::Path;
 use std::sync::Arc;
 
 use crate::checkpoint::{self, Named, Storage, Tensors};
+use crate::comm::Shared;
 use crate::device::{Bounds, Device, Dropout};
 use crate::error::{Error, Result};
 use crate::recipe::Recompute;
 use crate::rng::Rng;
-use crate::weights::{Grads, Param, Part};
+use crate::weights::{Grads, Param, Part, Trained};
 use block::{Attend, Block, BlockSaved, Residual};
 pub use config::{Architecture, Config};
 pub use head::ScalarHead;
 pub use lora::Adapter;
+use sharded::Way;
 
 /// A packed batch on the device.
 pub struct Packed<D: Device> {
@@ -58,6 +61,9 @@ pub struct Pass {
     pub dropout: Option<Dropout>,
 }
 
+/// What backward tells of each finished block: its number, and the gradients, of which the block's are complete.
+pub type OnLayer<'a, D> = &'a mut dyn FnMut(usize, &mut Grads<D>) -> Result<()>;
+
 /// What forward keeps for backward.
 pub struct Saved<D: Device> {
     blocks: Vec<BlockSaved<D>>,
@@ -75,6 +81,10 @@ pub struct Decoder<D: Device> {
     blocks: Vec<Block<D>>,
     norm: Param<D>,
     head: Option<Param<D>>,
+    /// With whom the blocks are shared out; none where each is here as a whole.
+    shares: Option<Shared<D>>,
+    /// The weights in the host's memory, once they were parked there.
+    parked: Vec<D::Host<D::Act>>,
 }
 
 impl<D: Device> Decoder<D> {
@@ -82,23 +92,56 @@ impl<D: Device> Decoder<D> {
     pub fn load(device: &D, folder: &Path) -> Result<Self> {
         let config = Config::load(folder)?;
         let with_head = !config.classifier;
-        Self::read(device, folder, config, with_head)
+        Self::read(device, folder, config, with_head, None)
     }
 
     /// The same without the language-model head: what a scalar head goes on.
     pub fn load_body(device: &D, folder: &Path) -> Result<Self> {
-        Self::read(device, folder, Config::load(folder)?, false)
+        Self::read(device, folder, Config::load(folder)?, false, None)
     }
 
-    fn read(device: &D, folder: &Path, config: Config, with_head: bool) -> Result<Self> {
+    /// The same with the blocks shared out over the ranks: each keeps its share of them, and no block is ever trained. Every rank
+    /// calls it, and all passes over the blocks from then on.
+    pub fn load_shared(device: &D, comm: &Shared<D>, folder: &Path, with_head: bool) -> Result<Self> {
+        let config = Config::load(folder)?;
+        let with_head = with_head && !config.classifier;
+        Self::read(device, folder, config, with_head, Some(comm).filter(|comm| comm.group().ranks() > 1))
+    }
+
+    fn read(device: &D, folder: &Path, config: Config, with_head: bool, shares: Option<&Shared<D>>) -> Result<Self> {
         let tensors = Tensors::open_folder(folder)?;
-        Self::build(device, config, with_head, &mut |parts| {
+        Self::build(device, config, with_head, shares, &mut |parts| {
             let mut values: Vec<f32> = Vec::with_capacity(parts.iter().map(Part::elements).sum());
-            for part in parts {
+            for part in &parts {
                 tensors.read_into(&part.name, &part.shape, &mut values)?;
             }
-            Ok(values)
+            Param::frozen(device, parts, &values)
         })
+    }
+
+    /// A decoder of which only the extents matter, for a device that only counts; with `shares` as [`Decoder::load_shared`] has it.
+    pub fn shaped(device: &D, shares: Option<&Shared<D>>, config: Config, with_head: bool) -> Result<Self> {
+        let shares = shares.filter(|comm| comm.group().ranks() > 1);
+        Self::build(device, config, with_head, shares, &mut |parts| Param::shaped(device, parts, false))
+    }
+
+    /// Moves the weights to the host's memory, until [`Decoder::unpark`]. They must not have been trained since they were moved there
+    /// for the first time: what is there is kept.
+    pub fn park(&mut self, device: &D) -> Result<()> {
+        if self.parked.is_empty() {
+            self.parked = self.params().into_iter().map(|param| device.offload(&param.value)).collect::<Result<_>>()?;
+        }
+        self.params_mut().into_iter().try_for_each(|param| {
+            param.value = device.empty(0)?;
+            Ok(())
+        })
+    }
+
+    /// Brings parked weights back; nothing to do where none are.
+    pub fn unpark(&mut self, device: &D) -> Result<()> {
+        let values = self.parked.iter().map(|host| device.fetch(host)).collect::<Result<Vec<_>>>()?;
+        self.params_mut().into_iter().zip(values).for_each(|(param, value)| param.value = value);
+        Ok(())
     }
 
     /// Random weights: matrices N(0, 0.02), or N(0, 0.02 / sqrt(2 layers)) where they write to the residual stream (Radford et
@@ -106,9 +149,9 @@ impl<D: Device> Decoder<D> {
     pub fn random(device: &D, config: Config, seed: u64) -> Result<Self> {
         let residual = 0.02 / (2.0 * config.layers as f64).sqrt();
         let mut index = 0;
-        Self::build(device, config, true, &mut |parts| {
-            let mut values = Vec::new();
-            for part in parts {
+        Self::build(device, config, true, None, &mut |parts| {
+            let mut values: Vec<f32> = Vec::new();
+            for part in &parts {
                 index += 1;
                 let mut rng = Rng::new(seed, "init", index);
                 let writes = part.name.ends_with("o_proj.weight") || part.name.ends_with("down_proj.weight");
@@ -119,24 +162,33 @@ impl<D: Device> Decoder<D> {
                     _ => (rng.normal() * deviation) as f32,
                 }));
             }
-            Ok(values)
+            Param::frozen(device, parts, &values)
         })
     }
 
-    fn build(device: &D, config: Config, with_head: bool, read: &mut dyn FnMut(&[Part]) -> Result<Vec<f32>>) -> Result<Self> {
-        let mut param = |parts: Vec<Part>| -> Result<Param<D>> {
-            let values = read(&parts)?;
-            Param::frozen(device, parts, &values)
+    fn build(
+        device: &D,
+        config: Config,
+        with_head: bool,
+        shares: Option<&Shared<D>>,
+        make: &mut dyn FnMut(Vec<Part>) -> Result<Param<D>>,
+    ) -> Result<Self> {
+        let param = &mut |parts: Vec<Part>| -> Result<Param<D>> {
+            let mut param = make(parts)?;
+            if let Some(comm) = shares.filter(|_| param.layer().is_some()) {
+                sharded::cut(device, &**comm, &mut param)?;
+            }
+            Ok(param)
         };
         let table = [config.vocab, config.hidden];
         let embed = param(vec![Part::new("model.embed_tokens.weight", &table)])?;
-        let blocks = (0..config.layers).map(|layer| Block::build(&config, layer, &mut param)).collect::<Result<_>>()?;
+        let blocks = (0..config.layers).map(|layer| Block::build(&config, layer, param)).collect::<Result<_>>()?;
         let norm = param(vec![Part::new("model.norm.weight", &[config.hidden])])?;
         let head = match with_head && !config.tied {
             true => Some(param(vec![Part::new("lm_head.weight", &table)])?),
             false => None,
         };
-        Ok(Decoder { config, embed, blocks, norm, head })
+        Ok(Decoder { config, embed, blocks, norm, head, shares: shares.cloned(), parked: Vec::new() })
     }
 
     /// The language-model head `[v, c]`: its own matrix, or the embedding where they are tied.
@@ -164,15 +216,16 @@ impl<D: Device> Decoder<D> {
 
     /// Writes `config.json` and `model.safetensors`.
     pub fn save(&self, device: &D, folder: &Path, storage: Storage, more: Vec<Named>) -> Result<()> {
-        let mut tensors = Vec::new();
-        for param in self.params() {
-            for (part, values) in param.read::<f32>(device)? {
-                tensors.push(Named { name: part.name, shape: part.shape, values });
-            }
-        }
+        let mut tensors = self.named(device, None)?;
         tensors.extend(more);
         checkpoint::write_tensors(&folder.join("model.safetensors"), &tensors, storage)?;
         checkpoint::write_json(&folder.join("config.json"), &self.config.to_json(storage))
+    }
+
+    /// Every tensor by its name in the checkpoint; what is trained takes its values from `trained`, where that is given.
+    pub fn named(&self, device: &D, trained: Option<&Trained>) -> Result<Vec<Named>> {
+        let params = self.params().into_iter().map(|param| param.named(device, trained)).collect::<Result<Vec<_>>>()?;
+        Ok(params.into_iter().flatten().collect())
     }
 
     fn embedded(&self, device: &D, ids: &D::Buf<u32>, tokens: usize) -> Result<D::Buf<D::Act>> {
@@ -202,27 +255,27 @@ impl<D: Device> Decoder<D> {
         adapter: Option<&Adapter<D>>,
         pass: Pass,
     ) -> Result<(D::Buf<D::Act>, Saved<D>)> {
-        let mut residual = Residual::new(self.embedded(device, &batch.ids, batch.tokens)?);
+        let residual = Residual::new(self.embedded(device, &batch.ids, batch.tokens)?);
         let mut blocks = Vec::with_capacity(self.blocks.len());
-        for (layer, block) in self.blocks.iter().enumerate() {
+        let residual = self.fold(device, Way::Up, residual, |residual, layer, block| {
             let side = adapter.map(|adapter| &adapter.layers[layer]);
             let attend = Attend::Packed { bounds: &batch.bounds };
             let (next, saved) = block.forward(device, residual, side, pass.dropout, &batch.positions, attend, &self.config)?;
             blocks.push(saved.thin(pass.recompute));
-            residual = next;
-        }
+            Ok(next)
+        })?;
         let (hidden, last, rstd) = self.finish(device, residual, batch.tokens)?;
         Ok((hidden, Saved { blocks, last, rstd, pass }))
     }
 
     /// `hidden[t, c]` after the final norm, keeping nothing.
     pub fn infer(&self, device: &D, batch: &Packed<D>, adapter: Option<&Adapter<D>>) -> Result<D::Buf<D::Act>> {
-        let mut residual = Residual::new(self.embedded(device, &batch.ids, batch.tokens)?);
-        for (layer, block) in self.blocks.iter().enumerate() {
+        let residual = Residual::new(self.embedded(device, &batch.ids, batch.tokens)?);
+        let residual = self.fold(device, Way::Up, residual, |residual, layer, block| {
             let side = adapter.map(|adapter| &adapter.layers[layer]);
             let attend = Attend::Packed { bounds: &batch.bounds };
-            residual = block.forward(device, residual, side, None, &batch.positions, attend, &self.config)?.0;
-        }
+            Ok(block.forward(device, residual, side, None, &batch.positions, attend, &self.config)?.0)
+        })?;
         Ok(self.finish(device, residual, batch.tokens)?.0)
     }
 
@@ -236,19 +289,21 @@ impl<D: Device> Decoder<D> {
         saved: Saved<D>,
         dhidden: &D::Buf<D::Act>,
         grads: &mut Grads<D>,
-        on_layer: &mut dyn FnMut(usize, &mut Grads<D>) -> Result<()>,
+        on_layer: OnLayer<'_, D>,
     ) -> Result<()> {
         let c = self.config.hidden;
         let mut dresidual = device.zeros(batch.tokens * c)?;
         let dnorm = grads.of(&self.norm);
         device.rmsnorm_bwd(&mut dresidual, dnorm, dhidden, &saved.rstd, &saved.last, &self.norm.value, c)?;
         let Saved { blocks, pass, .. } = saved;
-        for (layer, (block, kept)) in self.blocks.iter().zip(blocks).enumerate().rev() {
+        let mut kept = blocks.into_iter().rev();
+        self.fold(device, Way::Down, (), |(), layer, block| {
             let side = adapter.map(|adapter| &adapter.layers[layer]);
             let below = layer > 0 || self.embed.slot.is_some();
+            let kept = kept.next().expect("forward kept something of every block");
             block.backward(device, &mut dresidual, kept, side, pass.dropout, batch, grads, below, &self.config)?;
-            on_layer(layer, grads)?;
-        }
+            on_layer(layer, grads)
+        })?;
         if let Some(dtable) = grads.of(&self.embed) {
             device.embed_bwd(dtable, &dresidual, &batch.ids, c)?;
         }
@@ -291,12 +346,12 @@ impl<D: Device> Decoder<D> {
             .collect();
         let by_token = device.upload(&by_token)?;
         let capacity = cache.capacity;
-        let mut residual = Residual::new(self.embedded(device, &batch.ids, batch.tokens)?);
-        for (layer, block) in self.blocks.iter().enumerate() {
+        let residual = Residual::new(self.embedded(device, &batch.ids, batch.tokens)?);
+        let residual = self.fold(device, Way::Up, residual, |residual, layer, block| {
             let side = adapter.map(|adapter| &adapter.layers[layer]);
             let attend = Attend::Prefill { bounds: &batch.bounds, cache: &mut cache.layers[layer], slots: &by_token, capacity };
-            residual = block.forward(device, residual, side, None, &batch.positions, attend, &self.config)?.0;
-        }
+            Ok(block.forward(device, residual, side, None, &batch.positions, attend, &self.config)?.0)
+        })?;
         Ok(self.finish(device, residual, batch.tokens)?.0)
     }
 
@@ -317,12 +372,12 @@ impl<D: Device> Decoder<D> {
         let (lengths, slots) = (device.upload(&lengths)?, device.upload(slots)?);
         let positions = device.upload(positions)?;
         let capacity = cache.capacity;
-        let mut residual = Residual::new(self.embedded(device, &device.upload(ids)?, ids.len())?);
-        for (layer, block) in self.blocks.iter().enumerate() {
+        let residual = Residual::new(self.embedded(device, &device.upload(ids)?, ids.len())?);
+        let residual = self.fold(device, Way::Up, residual, |residual, layer, block| {
             let side = adapter.map(|adapter| &adapter.layers[layer]);
             let attend = Attend::Decode { cache: &mut cache.layers[layer], slots: &slots, lengths: &lengths, capacity };
-            residual = block.forward(device, residual, side, None, &positions, attend, &self.config)?.0;
-        }
+            Ok(block.forward(device, residual, side, None, &positions, attend, &self.config)?.0)
+        })?;
         Ok(self.finish(device, residual, ids.len())?.0)
     }
 }

@@ -12,7 +12,9 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-pub use train::{Architecture, Critic, Dtype, HeldOut, Lora, Objective, Ppo, Pretrain, Recompute, Reward, Schedule, Sft, Train};
+pub use train::{
+    Architecture, Critic, Dtype, HeldOut, Lora, Objective, Ppo, Pretrain, Recompute, Reward, RewardMemory, Schedule, Sft, Train,
+};
 
 /// A whole recipe. A section left out has its defaults; `[pretrain]` left out means that nothing is pretrained.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -26,6 +28,14 @@ pub struct Recipe {
     pub device: DeviceChoice,
     /// GPUs of this machine, or threads that stand for them on the CPU. Default 1; the paper: 8 × H100 80 GB.
     pub gpus: usize,
+    /// Seconds in which all processes of a job have to come together, before those that are there give up. Default 300.
+    pub join_timeout_s: f64,
+    /// Spreads the frozen weights too over all devices; each layer's are brought together shortly before they are used. Saves
+    /// memory, costs time. Default false.
+    pub shard_frozen: bool,
+    /// Checkpoints of a stage that are kept while it runs, the newest: when the last one is damaged, the one before it is gone on
+    /// from. Default 2.
+    pub keep_checkpoints: usize,
     /// What candidate programs are locked into. Default `strict`.
     pub sandbox: SandboxChoice,
     /// Candidate programs checked at once; 0 is the number of cores. Default 0.
@@ -66,6 +76,9 @@ impl Default for Recipe {
             out: "runs/default".into(),
             device: DeviceChoice::Auto,
             gpus: 1,
+            join_timeout_s: 300.0,
+            shard_frozen: false,
+            keep_checkpoints: 2,
             sandbox: SandboxChoice::Strict,
             jobs: 0,
             pretrain: None,

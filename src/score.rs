@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use crate::batch::NextTokens;
 use crate::checkpoint::{self, Tensors};
+use crate::comm::Shared;
 use crate::device::{Device, Real};
 use crate::error::{Error, Result};
 use crate::loss::ppo::ScoreScale;
@@ -55,6 +56,15 @@ impl<D: Device> RewardModel<D> {
     /// Reads a `...ForSequenceClassification` folder, or a PEFT folder with a head, whose config names its base. Without
     /// `score_scale.json` the scale is (0, 1).
     pub fn load(device: &D, folder: &Path) -> Result<Self> {
+        Self::read(device, folder, &|base| Decoder::load_body(device, base))
+    }
+
+    /// The same with the decoder's blocks shared out over the ranks: [`Decoder::load_shared`].
+    pub fn load_shared(device: &D, comm: &Shared<D>, folder: &Path) -> Result<Self> {
+        Self::read(device, folder, &|base| Decoder::load_shared(device, comm, base, false))
+    }
+
+    fn read(device: &D, folder: &Path, decoder: &dyn Fn(&Path) -> Result<Decoder<D>>) -> Result<Self> {
         let scale_path = folder.join("score_scale.json");
         let scale = match scale_path.exists() {
             true => {
@@ -66,9 +76,9 @@ impl<D: Device> RewardModel<D> {
         if config.exists() {
             let json = checkpoint::read_json(&config)?;
             let base = json.get("base_model_name_or_path").and_then(Value::as_str).unwrap_or_default();
-            return Self::with_adapter(device, Path::new(base), folder, scale);
+            return Self::on_base(device, decoder(Path::new(base))?, Path::new(base), folder, scale);
         }
-        let decoder = Decoder::load_body(device, folder)?;
+        let decoder = decoder(folder)?;
         let tensors = Tensors::open_folder(folder)?;
         let head = ScalarHead::from_tensors(device, &tensors, ScalarHead::<D>::NAME, decoder.config.hidden)?;
         let head = head.ok_or_else(|| Error::input(folder.display(), "tensor score.weight is missing: not a reward model"))?;
@@ -77,7 +87,10 @@ impl<D: Device> RewardModel<D> {
 
     /// Reads a PEFT folder with a head, on this base.
     pub fn with_adapter(device: &D, base: &Path, folder: &Path, scale: ScoreScale) -> Result<Self> {
-        let decoder = Decoder::load_body(device, base)?;
+        Self::on_base(device, Decoder::load_body(device, base)?, base, folder, scale)
+    }
+
+    fn on_base(device: &D, decoder: Decoder<D>, base: &Path, folder: &Path, scale: ScoreScale) -> Result<Self> {
         let adapter = Adapter::load(device, &decoder.config, folder)?;
         let head = Adapter::load_head(device, &decoder.config, folder)?;
         let head = head.ok_or_else(|| Error::input(folder.display(), "tensor base_model.model.score.weight is missing"))?;

@@ -2,6 +2,7 @@
 //! which are done already, is left to [`crate::run`].
 
 pub mod candidates;
+pub mod checkpoints;
 pub mod collect;
 pub mod evaluate;
 pub mod filter;
@@ -21,7 +22,11 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use crate::comm::{Bytes, Group};
+use crate::device::Device;
 use crate::error::{Error, Result};
+use crate::model::Decoder;
+use crate::optim::{deal, gather_dealt};
 use crate::problem::Checker;
 use crate::prompt::P_TRACE;
 use crate::recipe::{self, Recipe, SandboxChoice, Train};
@@ -136,6 +141,38 @@ fn fingerprint<'a>(settings: &Value, sequences: impl IntoIterator<Item = &'a Vec
         hash.update([0xff; 4]);
     }
     hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// `work(i)` for every `i` below `count`, each done by one of the ranks, and all that they made, in the order of `i`. A rank that has
+/// done its part helps `decoder`'s passes on the others.
+fn spread<D: Device>(
+    device: &D,
+    (group, decoder): (&Group, &Decoder<D>),
+    tag: &'static str,
+    count: usize,
+    work: impl FnMut(usize) -> Result<Vec<f64>>,
+) -> Result<Vec<Vec<f64>>> {
+    let own = deal(count, group.ranks(), group.rank()).map(work).collect::<Result<Vec<_>>>()?;
+    decoder.keep_up(device)?;
+    if group.ranks() == 1 {
+        return Ok(own);
+    }
+    // As bytes and not as JSON, which has no NaN.
+    let mut bytes = Vec::new();
+    for row in &own {
+        bytes.extend_from_slice(&(row.len() as u64).to_le_bytes());
+        bytes.extend_from_slice(bytemuck::cast_slice(row));
+    }
+    let read = |bytes: &Bytes| -> Vec<Vec<f64>> {
+        let mut words = bytes.chunks_exact(8).map(|word| <[u8; 8]>::try_from(word).expect("eight bytes"));
+        let mut rows = Vec::new();
+        while let Some(length) = words.next() {
+            let length = u64::from_le_bytes(length) as usize;
+            rows.push(words.by_ref().take(length).map(f64::from_ne_bytes).collect());
+        }
+        rows
+    };
+    Ok(gather_dealt(group.exchange(tag, bytes)?.iter().map(read).collect()))
 }
 
 /// The recipe's checker, which an interrupt ends.

@@ -5,6 +5,7 @@
 pub mod interrupt;
 mod metrics;
 
+use std::cell::Cell;
 use std::io::{IsTerminal, Write};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,6 +17,19 @@ pub use metrics::Metrics;
 
 static QUIET: AtomicBool = AtomicBool::new(false);
 
+thread_local! {
+    static MUTED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Leaves progress and notes of this thread to another: of several ranks, one speaks.
+pub fn mute() {
+    MUTED.set(true);
+}
+
+fn silent() -> bool {
+    QUIET.load(Ordering::Relaxed) || MUTED.get()
+}
+
 /// Whether progress and notes are left out. Errors and results are not concerned.
 pub fn set_quiet(quiet: bool) {
     QUIET.store(quiet, Ordering::Relaxed);
@@ -23,7 +37,7 @@ pub fn set_quiet(quiet: bool) {
 
 /// One line for a person, on standard error.
 pub fn note(line: &str) {
-    if !QUIET.load(Ordering::Relaxed) {
+    if !silent() {
         // A closed standard error is no reason to end a run.
         let _ = writeln!(std::io::stderr(), "{line}");
     }
@@ -55,7 +69,7 @@ const BETWEEN_LINES: Duration = Duration::from_secs(1);
 impl Progress {
     /// Work of `total` parts; 0 where that is not known.
     pub fn new(label: &str, total: u64) -> Progress {
-        let form = if QUIET.load(Ordering::Relaxed) {
+        let form = if silent() {
             Form::Quiet
         } else if std::io::stderr().is_terminal() {
             let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr_with_hz(5));

@@ -1,7 +1,11 @@
 //! Named tensors on a device and their gradients. A parameter may stack several of the checkpoint's tensors by rows (q, k, v;
 //! gate, up), which are then stored and multiplied as one matrix.
 
-use crate::device::{Device, Real};
+use std::ops::Range;
+
+use crate::checkpoint::Named;
+use crate::comm::shard;
+use crate::device::{Device, Elem, Real};
 use crate::error::{Error, Result};
 
 /// A tensor of the checkpoint inside a [`Param`].
@@ -52,6 +56,22 @@ impl<D: Device> Param<D> {
         Ok(Param { parts, value, master: None, slot: None, decay })
     }
 
+    /// A parameter of which only the extent matters: its values are whatever the memory holds. Memory is taken as if the values came
+    /// from the host in f32, as they do.
+    pub fn shaped(device: &D, parts: Vec<Part>, with_master: bool) -> Result<Self> {
+        let elements = parts.iter().map(Part::elements).sum();
+        let mut value = device.empty(elements)?;
+        device.cast(&mut value, &device.empty::<f32>(elements)?)?;
+        let decay = parts[0].shape.len() > 1;
+        let mut param = Param { parts, value, master: None, slot: None, decay };
+        if with_master {
+            let mut master = device.empty(elements)?;
+            device.cast(&mut master, &device.empty::<f32>(elements)?)?;
+            param.master = Some(master);
+        }
+        Ok(param)
+    }
+
     /// A parameter with a master copy, ready to be trained.
     pub fn master<T: Real>(device: &D, parts: Vec<Part>, values: &[T]) -> Result<Self> {
         let mut param = Self::frozen(device, parts, values)?;
@@ -63,16 +83,35 @@ impl<D: Device> Param<D> {
 
     /// Elements of all parts.
     pub fn elements(&self) -> usize {
-        D::len(&self.value)
+        self.parts.iter().map(Part::elements).sum()
     }
 
-    /// Each part with its values in `T`, from the master where there is one.
+    /// The block that it belongs to, by its name in the checkpoint: `model.layers.3. ...`; none for embedding, last norm and heads.
+    pub fn layer(&self) -> Option<usize> {
+        let (_, rest) = self.parts[0].name.split_once("layers.")?;
+        rest.split('.').next()?.parse().ok()
+    }
+
+    /// Each part with its values in `T`, from the master where there is one. A master of which this rank holds only its share is
+    /// an error: [`Optimizer::masters`](crate::optim::Optimizer::masters) brings the shares together.
     pub fn read<T: Real>(&self, device: &D) -> Result<Vec<(Part, Vec<T>)>> {
         let values: Vec<T> = match &self.master {
-            Some(master) => device.download(master)?.into_iter().map(|x| T::of(x.f64())).collect(),
+            Some(master) => {
+                crate::device::extent::<D, D::Acc>(&format!("master of {}", self.parts[0].name), master, self.elements())?;
+                device.download(master)?.into_iter().map(|x| T::of(x.f64())).collect()
+            }
             None => device.download(&self.value)?.into_iter().map(|x| T::of(x.f64())).collect(),
         };
         Ok(split(&self.parts, values))
+    }
+
+    /// The same as tensors for a file; a parameter that is trained takes its values from `trained`, where that is given.
+    pub fn named(&self, device: &D, trained: Option<&Trained>) -> Result<Vec<Named>> {
+        let parts = match (trained, self.slot) {
+            (Some(trained), Some(slot)) => split(&self.parts, trained.0[slot].clone()),
+            _ => self.read(device)?,
+        };
+        Ok(parts.into_iter().map(|(part, values)| Named { name: part.name, shape: part.shape, values }).collect())
     }
 
     /// Sets the values (and the master) to these, given as the parts' elements in turn.
@@ -85,6 +124,17 @@ impl<D: Device> Param<D> {
         }
         Ok(())
     }
+}
+
+/// Host copies of what is trained, whole and exact, by slot: what a file is written from while the device goes on.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Trained(pub Vec<Vec<f32>>);
+
+/// A copy of elements of a buffer.
+fn part<D: Device, T: Elem>(device: &D, from: &D::Buf<T>, range: Range<usize>) -> Result<D::Buf<T>> {
+    let mut copy = device.empty(range.len())?;
+    device.copy(&mut copy, 0, from, range.start, range.len())?;
+    Ok(copy)
 }
 
 fn split<T: Clone>(parts: &[Part], values: Vec<T>) -> Vec<(Part, Vec<T>)> {
@@ -101,22 +151,38 @@ fn split<T: Clone>(parts: &[Part], values: Vec<T>) -> Vec<(Part, Vec<T>)> {
 /// The gradients of the parameters that are trained, by slot.
 pub struct Grads<D: Device> {
     parts: Vec<Vec<Part>>,
+    layers: Vec<Option<usize>>,
     buffers: Vec<D::Buf<D::Acc>>,
 }
 
 impl<D: Device> Grads<D> {
     /// Takes these parameters for training: gives each a master and a slot, and a gradient of zeros.
     pub fn new(device: &D, params: &mut [&mut Param<D>]) -> Result<Self> {
-        let mut grads = Grads { parts: Vec::new(), buffers: Vec::new() };
+        Self::on_rank(device, params, (1, 0), true)
+    }
+
+    /// The same on rank `rank` of `ranks`, which holds its share of the masters ([`shard`]); with `whole` false the gradients are
+    /// empty until somebody makes room for them.
+    pub fn on_rank(device: &D, params: &mut [&mut Param<D>], (ranks, rank): (usize, usize), whole: bool) -> Result<Self> {
+        let mut grads = Grads { parts: Vec::new(), layers: Vec::new(), buffers: Vec::new() };
         for (slot, param) in params.iter_mut().enumerate() {
-            if param.master.is_none() {
-                let mut master = device.empty(param.elements())?;
-                device.cast(&mut master, &param.value)?;
-                param.master = Some(master);
-            }
+            let own = shard(param.elements(), ranks, rank);
+            param.master = Some(match param.master.take() {
+                Some(master) if ranks == 1 => master,
+                Some(master) => part(device, &master, own)?,
+                None => {
+                    let mut master = device.empty(own.len())?;
+                    match ranks {
+                        1 => device.cast(&mut master, &param.value)?,
+                        _ => device.cast(&mut master, &part(device, &param.value, own)?)?,
+                    }
+                    master
+                }
+            });
             param.slot = Some(slot);
             grads.parts.push(param.parts.clone());
-            grads.buffers.push(device.zeros(param.elements())?);
+            grads.layers.push(param.layer());
+            grads.buffers.push(device.zeros(if whole || ranks == 1 { param.elements() } else { 0 })?);
         }
         Ok(grads)
     }
@@ -129,6 +195,21 @@ impl<D: Device> Grads<D> {
     /// The gradient in a slot.
     pub fn at(&self, slot: usize) -> &D::Buf<D::Acc> {
         &self.buffers[slot]
+    }
+
+    /// Elements of the parameter in a slot, whether or not its gradient is there.
+    pub fn elements(&self, slot: usize) -> usize {
+        self.parts[slot].iter().map(Part::elements).sum()
+    }
+
+    /// The block that a slot's parameter belongs to.
+    pub fn layer(&self, slot: usize) -> Option<usize> {
+        self.layers[slot]
+    }
+
+    /// Puts another buffer into a slot and returns the one that was there: an empty one, while nothing is added to the gradient.
+    pub fn replace(&mut self, slot: usize, buffer: D::Buf<D::Acc>) -> D::Buf<D::Acc> {
+        std::mem::replace(&mut self.buffers[slot], buffer)
     }
 
     /// The gradient in a slot.

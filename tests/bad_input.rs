@@ -431,7 +431,7 @@ fn the_last_good_state_survives_a_loss_that_is_not_finite() {
     assert!(err(&output).starts_with("error: sft step 2: the loss is not finite; the batch held "), "{}", err(&output));
     let good = place.path("run/sft/state/checkpoint-1");
     assert_eq!(read_json(&good.join("state.json")).unwrap()["step"], 1);
-    let state = fs::read(good.join("state.safetensors")).unwrap();
+    let state = fs::read(good.join("optimizer-00001-of-00001.safetensors")).unwrap();
     let metrics: Vec<Value> = read_jsonl(&place.path("run/metrics.jsonl")).unwrap();
     assert_eq!(metrics.len(), 1);
     assert!(!place.path("run/sft/adapter").exists());
@@ -439,7 +439,7 @@ fn the_last_good_state_survives_a_loss_that_is_not_finite() {
     // The same again goes on from there, and ends there; other settings start anew.
     let output = repairity(&["sft", arg(&recipe)]);
     assert!(err(&output).contains("sft: going on from step 1 of 3") && output.status.code() == Some(1), "{}", err(&output));
-    assert_eq!(fs::read(good.join("state.safetensors")).unwrap(), state);
+    assert_eq!(fs::read(good.join("optimizer-00001-of-00001.safetensors")).unwrap(), state);
     let output = repairity(&["sft", arg(&recipe), "--set", "sft.learning_rate=1e-3"]);
     assert_eq!(output.status.code(), Some(0), "{}", err(&output));
     assert!(!err(&output).contains("going on") && place.path("run/sft/adapter").exists() && !good.exists());

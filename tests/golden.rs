@@ -22,13 +22,14 @@ use half::bf16;
 use place::{OnGpu, Place, builds, on};
 use repairity::batch::NextTokens;
 use repairity::checkpoint::{Storage, Tensors, read_json};
+use repairity::comm;
 use repairity::device::cuda::Act;
 use repairity::device::{Cpu, Device, Real, Sampling};
 use repairity::generate::{Request, Sample, Settings, generate};
 use repairity::loss::{ppo, reward, sft};
 use repairity::model::head::{LogProbs, Scores};
 use repairity::model::{Adapter, Config, Decoder, Packed, Pass, ScalarHead};
-use repairity::optim::{Hyper, LearningRate, Optimizer};
+use repairity::optim::{Hyper, LearningRate, Optimizer, Sum};
 use repairity::prompt::Example;
 use repairity::recipe::{Recompute, Schedule};
 use repairity::weights::{Grads, Param};
@@ -378,8 +379,8 @@ fn training<D: Device>(device: &D, kind: &str, rule: Rule) {
         };
         let mut decoder = Decoder::load(device, &fixture.path("model")).unwrap();
         let mut adapter = fixture.adapter(device, &decoder.config);
-        let mut grads = Grads::new(device, &mut trained(&mut decoder, &mut adapter)).unwrap();
-        let mut optimizer = Optimizer::new(device, &grads, hyper).unwrap();
+        let mut params = trained(&mut decoder, &mut adapter);
+        let (mut optimizer, mut grads) = Optimizer::new(device, &comm::solo(), &mut params, hyper, Sum::Whole).unwrap();
         let (mut losses, mut norms) = (Vec::new(), Vec::new());
         for lr in numbers(&settings["lr"]) {
             grads.clear(device).unwrap();

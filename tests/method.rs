@@ -9,6 +9,7 @@ use std::path::Path;
 
 use repairity::batch::{NextTokens, Order};
 use repairity::checkpoint::Storage;
+use repairity::comm::{self, Group};
 use repairity::device::{Cpu, Device, Dropout, Real, Sampling};
 use repairity::error::Result;
 use repairity::generate::{Request, Sample, Settings, generate};
@@ -17,19 +18,20 @@ use repairity::loss::ppo::ScoreScale;
 use repairity::loss::sft;
 use repairity::model::config::Architecture;
 use repairity::model::head::LogProbs;
-use repairity::model::{Adapter, Decoder, Packed, Pass, ScalarHead};
-use repairity::optim::{Hyper, LearningRate};
+use repairity::model::{Adapter, Decoder, OnLayer, Packed, Pass, ScalarHead};
+use repairity::optim::Hyper;
 use repairity::prompt::{self, Example};
-use repairity::recipe::{Recipe, Recompute, Schedule};
+use repairity::recipe::{Recipe, Recompute, Schedule, Train};
 use repairity::record::{Check, Conversation, Message, Problem, Split, write_jsonl};
 use repairity::rng::Rng;
 use repairity::score::{self, RewardModel};
+use repairity::stage::checkpoints::{Content, Piece};
 use repairity::stage::sft::Supervised;
 use repairity::stage::train::{self, Plan, Task};
 use repairity::stage::{self, Files};
 use repairity::telemetry::set_quiet;
 use repairity::tokenizer::Tokenizer;
-use repairity::weights::{Grads, Param, Part};
+use repairity::weights::{Grads, Param, Part, Trained};
 use serde_json::Value;
 
 /// Both sides sum the same terms in double precision and in another order: a few hundred roundings of 2^-53 each, on numbers
@@ -188,7 +190,7 @@ fn accumulation_is_the_larger_batch() {
         assert_eq!(micros.len(), accumulation);
         let mut sum = 0.0;
         for micro in micros {
-            sum += task.micro(&device, &micro, 1.0 / weight, 0, &mut grads).unwrap().read(&device).unwrap();
+            sum += task.micro(&device, &micro, 1.0 / weight, 0, &mut grads, &mut |_, _| Ok(())).unwrap().read(&device).unwrap();
         }
         (sum / weight, named(&device, &grads))
     };
@@ -397,19 +399,21 @@ impl<D: Device> Task<D> for Scripted<D> {
         record.to_string()
     }
 
-    fn micro(&mut self, _: &D, _: &[usize], _: f64, _: u64, _: &mut Grads<D>) -> Result<Pending<D, f64>> {
+    fn micro(&mut self, _: &D, _: &[usize], _: f64, _: u64, _: &mut Grads<D>, _: OnLayer<'_, D>) -> Result<Pending<D, f64>> {
         Ok(Pending::new(Vec::new(), |_| 1.0))
     }
 
-    fn validate(&mut self, _: &D) -> Result<Option<Vec<(&'static str, f64)>>> {
+    fn idle(&mut self, _: &D, _: &mut Grads<D>, _: OnLayer<'_, D>) -> Result<()> {
+        Ok(())
+    }
+
+    fn validate(&mut self, _: &D, _: &Group) -> Result<Option<Vec<(&'static str, f64)>>> {
         self.epoch += 1;
         Ok(Some(vec![("validation_loss", self.losses[self.epoch - 1])]))
     }
 
-    fn save(&self, _: &D, folder: &Path) -> Result<()> {
-        std::fs::create_dir_all(folder).unwrap();
-        std::fs::write(folder.join("epoch"), self.epoch.to_string()).unwrap();
-        Ok(())
+    fn files(&self, _: &D, _: &Trained) -> Result<Vec<Piece>> {
+        Ok(vec![Piece { name: "epoch.json".into(), content: Content::Json(self.epoch.into()) }])
     }
 }
 
@@ -437,10 +441,14 @@ fn patience_counts_epochs_without_a_better_validation_and_the_best_is_kept() {
         let order = Order { count: 3, per_micro: 1, accumulation: 1, epochs: losses.len(), seed: 1, shuffle: true };
         let plan = Plan {
             name: "sft",
-            rate: LearningRate::new(Schedule::Constant, 1e-3, 0.0, order.steps()),
             order,
+            schedule: Schedule::Constant,
+            learning_rate: 1e-3,
+            warmup_ratio: 0.0,
             hyper: HYPER,
+            train: Train::Lora,
             checkpoint_every: 2,
+            keep: 2,
             patience,
             seed: 1,
             result: folder.path().join("result"),
@@ -450,9 +458,9 @@ fn patience_counts_epochs_without_a_better_validation_and_the_best_is_kept() {
         };
         let param = Param::master(&device, vec![Part::new("w", &[2, 2])], &[0.5f32; 4]).unwrap();
         let mut task = Scripted { param, losses: losses.to_vec(), epoch: 0 };
-        let fitted = train::fit(&device, &mut task, &plan).unwrap();
+        let fitted = train::fit(&device, &comm::solo(), &mut task, &plan).unwrap();
         assert_eq!((fitted.steps, fitted.best), (3 * epochs, Some((kept, losses[kept - 1]))), "{losses:?}");
-        assert_eq!(std::fs::read_to_string(plan.result.join("epoch")).unwrap(), kept.to_string(), "{losses:?}");
+        assert_eq!(std::fs::read_to_string(plan.result.join("epoch.json")).unwrap(), format!("{kept}\n"), "{losses:?}");
         assert_eq!(metrics(folder.path()).len(), 3 * epochs);
     }
 }
@@ -487,7 +495,7 @@ fn early_stopping_leaves_the_best_adapter() {
     let held_out: Vec<Conversation> = (0..3).map(|i| conversation(i, "fix g", ["x + 2", "y - 1", "x * 3"][i])).collect();
     write_jsonl(&files.sft(), &training).unwrap();
     write_jsonl(&files.sft_validation(), &held_out).unwrap();
-    let fitted = stage::sft::run(&device, &recipe).unwrap();
+    let fitted = stage::sft::run(&device, &comm::solo(), &recipe).unwrap();
 
     let losses: Vec<f64> = metrics(&recipe.out).iter().filter_map(|line| line["validation_loss"].as_f64()).collect();
     let (epoch, best) = losses.iter().enumerate().min_by(|a, b| a.1.total_cmp(b.1)).unwrap();
@@ -563,7 +571,7 @@ fn ppo_starts_with_a_ratio_of_one_and_no_divergence() {
         recipe.ppo.learning_rate = 1e-2;
         recipe.ppo.recompute = recompute;
         recipe.ppo.temperature = temperature;
-        stage::ppo::run(&device, &recipe).unwrap();
+        stage::ppo::run(&device, &comm::solo(), &recipe).unwrap();
         let metrics = metrics(&recipe.out);
         assert_eq!(metrics.len(), 2);
         // Until the first step the policy is the reference, bit by bit.
@@ -641,7 +649,7 @@ fn ppo_raises_a_planted_reward() {
     recipe.ppo.missing_eos_penalty = 0.0;
     // The scores are not brought to mean 0 here.
     recipe.ppo.score_clip = 100.0;
-    stage::ppo::run(&device, &recipe).unwrap();
+    stage::ppo::run(&device, &comm::solo(), &recipe).unwrap();
     let scores: Vec<f64> = metrics(&recipe.out).iter().map(|line| line["score"].as_f64().unwrap()).collect();
     let mean = |scores: &[f64]| scores.iter().sum::<f64>() / scores.len() as f64;
     let (start, end) = (mean(&scores[..5]), mean(&scores[35..]));

@@ -247,8 +247,8 @@ fn the_paper_s_recipes_hold_the_paper_s_numbers() {
         assert_eq!((r.ppo.epochs, r.ppo.clip, r.ppo.kl, r.ppo.temperature, r.ppo.max_new_tokens), (5, 0.2, 0.1, 1.0, 732));
         assert_eq!(r.evaluate.temperature, 0.2);
     }
-    // Nothing else differs.
-    assert_eq!(Recipe { sft: b.sft.clone(), out: b.out.clone(), ..a }, b);
+    // Nothing else differs but what four times the sequences take: room.
+    assert_eq!(Recipe { sft: b.sft.clone(), out: b.out.clone(), shard_frozen: true, ..a }, b);
 }
 
 #[test]

@@ -4,16 +4,21 @@
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
+use repairity::comm::{self, Hub, Shared, World};
 use repairity::device::Device;
+use repairity::digest;
 use repairity::error::{Error, Result};
 use repairity::recipe::{DeviceChoice, Recipe, Train};
 use repairity::run::{Runner, STAGES, StageSpec};
 use repairity::stage::{self, Files};
+use repairity::telemetry;
 use serde_json::json;
+use sha2::{Digest, Sha256};
 
 use super::RecipeArgs;
-use super::device::{self, on};
+use super::device::{self, Ranked, on};
 
 /// The arguments of every stage.
 #[derive(Debug, clap::Args)]
@@ -46,12 +51,42 @@ pub fn run(recipe: &Recipe, fresh: bool, from: Option<&str>, until: Option<&str>
     let first = STAGES.iter().position(|name| from == Some(*name)).unwrap_or(0);
     let last = STAGES.iter().position(|name| until == Some(*name)).unwrap_or(STAGES.len() - 1);
     let names: Vec<&'static str> = STAGES[first..=last].iter().copied().filter(wanted).collect();
-    ready(recipe, &names)?;
-    // Nothing else may take a GPU's memory: asking a teacher can last for hours.
+    let world = World::from_environment()?;
     let computes = names.iter().any(|name| COMPUTING.contains(name));
-    let device = device::open(if computes { recipe.device } else { DeviceChoice::Cpu })?;
-    let runner = Runner::open(recipe, fresh)?.between(from, until)?;
-    on!(device, device => stages(runner, &device, recipe, wanted))?;
+    if world.process == 0 {
+        ready(recipe, &names)?;
+    } else if !computes {
+        return Ok(ExitCode::SUCCESS);
+    }
+    // Nothing else may take a GPU's memory: asking a teacher can last for hours.
+    let (choice, gpus) = if computes { (recipe.device, recipe.gpus) } else { (DeviceChoice::Cpu, 1) };
+    let (hub, own) = match computes {
+        true => {
+            let own = device::own(&world, choice, gpus)?;
+            let timeout = Duration::from_secs_f64(recipe.join_timeout_s);
+            let job = digest::hex(&Sha256::digest(recipe.to_toml()));
+            (comm::join(&world, own.len(), &job, timeout)?, own)
+        }
+        false => (Hub::new(0, 1, 1), 0..1),
+    };
+    let before = hub.first();
+    hub.run(|group| {
+        if !group.is_first() {
+            telemetry::mute();
+        }
+        on!(device::open(choice, own.start + group.rank() - before)?, device => {
+            let comm = device.join(group)?;
+            let done = match comm.group().is_first() {
+                true => lead(Runner::open(recipe, fresh)?.between(from, until)?, &device, &comm, recipe, wanted),
+                false => follow(&device, &comm, recipe),
+            };
+            // Before the communicator goes, which may take a while: the others are waiting in collectives.
+            done.inspect_err(|error| comm.group().fail(error))
+        })
+    })?;
+    if world.process > 0 {
+        return Ok(ExitCode::SUCCESS);
+    }
     if !only_pretrain && until.is_none_or(|until| until == "report") {
         let report = std::fs::read(Files::of(recipe).report())?;
         std::io::stdout().write_all(&report)?;
@@ -59,12 +94,39 @@ pub fn run(recipe: &Recipe, fresh: bool, from: Option<&str>, until: Option<&str>
     Ok(ExitCode::SUCCESS)
 }
 
-fn stages<D: Device>(mut runner: Runner, device: &D, recipe: &Recipe, wanted: impl Fn(&&str) -> bool) -> Result<()> {
-    runner.set_device(device.name());
+/// Rank 0: runs the stages that are not done, and calls the other ranks to those that compute.
+fn lead<D: Device>(
+    mut runner: Runner,
+    device: &D,
+    comm: &Shared<D>,
+    recipe: &Recipe,
+    wanted: impl Fn(&&str) -> bool,
+) -> Result<()> {
+    let group = comm.group();
+    runner.set_device(match group.ranks() {
+        1 => device.name(),
+        ranks => format!("{ranks} x {}", device.name()),
+    });
     for name in STAGES.into_iter().filter(wanted) {
-        runner.stage(&spec(name, recipe), || body(name, device, recipe))?;
+        runner.stage(&spec(name, recipe), || {
+            if COMPUTING.contains(&name) {
+                group.broadcast("stage", name.as_bytes().to_vec())?;
+            }
+            body(name, device, comm, recipe)
+        })?;
     }
-    Ok(())
+    group.broadcast("stage", Vec::new()).map(drop)
+}
+
+/// Every other rank: takes part in the stages that rank 0 calls it to.
+fn follow<D: Device>(device: &D, comm: &Shared<D>, recipe: &Recipe) -> Result<()> {
+    loop {
+        let called = comm.group().broadcast("stage", Vec::new())?;
+        match STAGES.into_iter().find(|name| name.as_bytes() == &called[..]) {
+            Some(name) => body(name, device, comm, recipe)?,
+            None => return Ok(()),
+        }
+    }
 }
 
 /// What stages read that no stage writes has to be there before the first one starts, and a teacher that will be asked has to have
@@ -86,18 +148,18 @@ fn ready(recipe: &Recipe, names: &[&'static str]) -> Result<()> {
     if names.iter().any(asks) { stage::check_teacher(recipe) } else { Ok(()) }
 }
 
-fn body<D: Device>(name: &str, device: &D, recipe: &Recipe) -> Result<()> {
+fn body<D: Device>(name: &str, device: &D, comm: &Shared<D>, recipe: &Recipe) -> Result<()> {
     match name {
-        "pretrain" => stage::pretrain::run(device, recipe).map(drop),
+        "pretrain" => stage::pretrain::run(device, comm, recipe).map(drop),
         "problems" => stage::problems::run(recipe),
         "collect" => stage::collect::run(recipe),
         "filter" => stage::filter::run(recipe),
-        "sft" => stage::sft::run(device, recipe).map(drop),
-        "candidates" => stage::candidates::run(device, recipe),
+        "sft" => stage::sft::run(device, comm, recipe).map(drop),
+        "candidates" => stage::candidates::run(device, comm, recipe),
         "judge" => stage::judge::run(recipe),
-        "reward" => stage::reward::run(device, recipe).map(drop),
-        "ppo" => stage::ppo::run(device, recipe),
-        "evaluate" => stage::evaluate::run(device, recipe),
+        "reward" => stage::reward::run(device, comm, recipe).map(drop),
+        "ppo" => stage::ppo::run(device, comm, recipe),
+        "evaluate" => stage::evaluate::run(device, comm, recipe),
         "report" => stage::report::run(recipe).map(drop),
         other => Err(Error::input("stage", format!("{other} is not one of {}", STAGES.join(", ")))),
     }

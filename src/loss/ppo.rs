@@ -90,7 +90,8 @@ pub fn unpack<D: Device>(device: &D, buffer: &D::Buf<D::Acc>, lengths: &[usize])
 }
 
 /// Sums over the tokens of a policy step.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
 pub struct PolicyStats {
     /// Tokens.
     pub tokens: f64,

@@ -8,7 +8,8 @@ use crate::model::head::Scores;
 use crate::weights::Grads;
 
 /// Sums over the pairs of a batch.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
 pub struct Stats {
     /// Sum of the loss.
     pub loss: f64,

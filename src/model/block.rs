@@ -193,6 +193,19 @@ impl<D: Device> Block<D> {
         })
     }
 
+    /// The same block of other parameters.
+    pub(super) fn try_map(&self, f: &mut dyn FnMut(&Param<D>) -> Result<Param<D>>) -> Result<Self> {
+        Ok(Block {
+            attention_norm: f(&self.attention_norm)?,
+            qkv: f(&self.qkv)?,
+            qkv_bias: self.qkv_bias.as_ref().map(&mut *f).transpose()?,
+            o: f(&self.o)?,
+            mlp_norm: f(&self.mlp_norm)?,
+            gate_up: f(&self.gate_up)?,
+            down: f(&self.down)?,
+        })
+    }
+
     pub(super) fn params(&self) -> Vec<&Param<D>> {
         let mut all = vec![&self.attention_norm, &self.qkv];
         all.extend(&self.qkv_bias);

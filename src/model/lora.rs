@@ -11,7 +11,7 @@ use crate::checkpoint::{self, Named, Storage, Tensors};
 use crate::device::{Branch, Device};
 use crate::error::{Error, Result};
 use crate::rng::Rng;
-use crate::weights::{Param, Part};
+use crate::weights::{Param, Part, Trained};
 
 /// A linear map that can carry a branch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -153,6 +153,11 @@ impl<D: Device> Adapter<D> {
         })
     }
 
+    /// An adapter of which only the extents matter, for a device that only counts.
+    pub fn shaped(device: &D, config: LoraConfig, model: &Config) -> Result<Self> {
+        Self::build(config, model, &mut |part, _| Param::shaped(device, vec![part], true))
+    }
+
     /// A copy with parameters of its own: PPO's policy and critic start from the SFT adapter.
     pub fn duplicate(&self, device: &D, model: &Config) -> Result<Self> {
         let sources: Vec<&Param<D>> = self.params();
@@ -198,19 +203,28 @@ impl<D: Device> Adapter<D> {
         ScalarHead::from_tensors(device, &tensors, &peft_name(ScalarHead::<D>::NAME), model.hidden)
     }
 
+    /// The tensors and the configuration of a PEFT folder. `base` is the model that it belongs to; what is trained takes its values
+    /// from `trained`, where that is given.
+    pub fn peft(
+        &self,
+        device: &D,
+        base: &str,
+        head: Option<&ScalarHead<D>>,
+        trained: Option<&Trained>,
+    ) -> Result<(Vec<Named>, Value)> {
+        let mut tensors = Vec::new();
+        for param in self.params().into_iter().chain(head.map(|head| &head.weight)) {
+            tensors
+                .extend(param.named(device, trained)?.into_iter().map(|named| Named { name: peft_name(&named.name), ..named }));
+        }
+        Ok((tensors, self.config.to_json(base, head.is_some())))
+    }
+
     /// Writes a PEFT folder. `base` is the model that it belongs to.
     pub fn save(&self, device: &D, folder: &Path, base: &str, head: Option<&ScalarHead<D>>) -> Result<()> {
-        let mut tensors = Vec::new();
-        for param in self.params() {
-            for (part, values) in param.read::<f32>(device)? {
-                tensors.push(Named { name: peft_name(&part.name), shape: part.shape, values });
-            }
-        }
-        if let Some(head) = head {
-            tensors.push(head.named(device, &peft_name(ScalarHead::<D>::NAME))?);
-        }
+        let (tensors, config) = self.peft(device, base, head, None)?;
         checkpoint::write_tensors(&folder.join("adapter_model.safetensors"), &tensors, Storage::F32)?;
-        checkpoint::write_json(&folder.join("adapter_config.json"), &self.config.to_json(base, head.is_some()))
+        checkpoint::write_json(&folder.join("adapter_config.json"), &config)
     }
 }
 

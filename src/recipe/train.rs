@@ -58,6 +58,18 @@ pub enum Critic {
     Head,
 }
 
+/// Where PPO keeps the reward model's weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RewardMemory {
+    /// On every device, always.
+    Resident,
+    /// In the host's (pinned) memory; on the device only while it scores.
+    Host,
+    /// Spread over all devices; each layer's are brought together shortly before they are used.
+    Sharded,
+}
+
 /// The decoder block that is pretrained.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -136,8 +148,12 @@ pub struct Sft {
     pub max_tokens: usize,
     /// Sequences of a micro-batch on each device. The paper: 1 (section 3.3.2: 4).
     pub sequences_per_device: usize,
-    /// Micro-batches that make a step. The paper: 8.
+    /// Micro-batches that make a step, on each device. The paper: 8.
     pub accumulation: usize,
+    /// Sequences of a step over all devices, in place of sequences_per_device × accumulation × devices: what is learnt then does
+    /// not depend on how many devices there are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub global_batch: Option<usize>,
     /// What backward computes again. Default `mlp`.
     pub recompute: Recompute,
     /// Steps between checkpoints; 0 saves only at an interrupt and at the end. Default 50.
@@ -170,6 +186,7 @@ impl Default for Sft {
             max_tokens: 2048,
             sequences_per_device: 1,
             accumulation: 8,
+            global_batch: None,
             recompute: Recompute::Mlp,
             checkpoint_every: 50,
             shuffle: true,
@@ -212,8 +229,12 @@ pub struct Reward {
     pub max_tokens: usize,
     /// Pairs (of two sequences) of a micro-batch on each device. The paper: 4.
     pub sequences_per_device: usize,
-    /// Micro-batches that make a step. The paper: 4.
+    /// Micro-batches that make a step, on each device. The paper: 4.
     pub accumulation: usize,
+    /// Pairs of a step over all devices, in place of sequences_per_device × accumulation × devices: what is learnt then does not
+    /// depend on how many devices there are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub global_batch: Option<usize>,
     /// What backward computes again. Default `mlp`.
     pub recompute: Recompute,
     /// Steps between checkpoints; 0 saves only at an interrupt and at the end. Default 50.
@@ -246,6 +267,7 @@ impl Default for Reward {
             max_tokens: 2048,
             sequences_per_device: 4,
             accumulation: 4,
+            global_batch: None,
             recompute: Recompute::Mlp,
             checkpoint_every: 50,
             shuffle: true,
@@ -265,6 +287,8 @@ pub struct Ppo {
     /// A reward model's folder, in place of the reward stage's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reward_model: Option<PathBuf>,
+    /// Where the reward model's weights are while nothing is scored. Default `resident`.
+    pub reward_memory: RewardMemory,
     /// Batches of rollouts. Default 100; the paper does not say.
     pub iterations: usize,
     /// Prompts of a batch, over all devices; each is answered once. Default 64.
@@ -334,6 +358,7 @@ impl Default for Ppo {
         Ppo {
             adapter: None,
             reward_model: None,
+            reward_memory: RewardMemory::Resident,
             iterations: 100,
             prompts_per_iteration: 64,
             epochs: 5,

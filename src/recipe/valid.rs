@@ -59,6 +59,8 @@ pub(super) fn check(recipe: &Recipe) -> Checked {
     seed("seed", recipe.seed)?;
     holds(!recipe.out.as_os_str().is_empty(), "out", || "expected a folder, found an empty name".into())?;
     at_least_one("gpus", recipe.gpus)?;
+    positive("join_timeout_s", recipe.join_timeout_s)?;
+    at_least_one("keep_checkpoints", recipe.keep_checkpoints)?;
     if let Some(pretrain) = &recipe.pretrain {
         check_pretrain(pretrain)?;
     }
@@ -119,6 +121,13 @@ fn check_adamw(section: &str, beta1: f64, beta2: f64, eps: f64, weight_decay: f6
     positive(&format!("{section}.max_grad_norm"), max_grad_norm)
 }
 
+fn global_batch(section: &str, batch: Option<usize>, per_device: usize) -> Checked {
+    let Some(batch) = batch else { return Ok(()) };
+    holds(batch > 0 && batch.is_multiple_of(per_device), &format!("{section}.global_batch"), || {
+        format!("expected a multiple of {section}.sequences_per_device, {per_device}, found {batch}")
+    })
+}
+
 fn check_sft(recipe: &Recipe) -> Checked {
     let s = &recipe.sft;
     at_least_one("sft.epochs", s.epochs)?;
@@ -129,6 +138,7 @@ fn check_sft(recipe: &Recipe) -> Checked {
     holds(s.max_tokens >= 2, "sft.max_tokens", || format!("expected at least 2, found {}", s.max_tokens))?;
     at_least_one("sft.sequences_per_device", s.sequences_per_device)?;
     at_least_one("sft.accumulation", s.accumulation)?;
+    global_batch("sft", s.global_batch, s.sequences_per_device)?;
     if let Some(patience) = s.patience {
         at_least_one("sft.patience", patience)?;
         holds(s.validate, "sft.patience", || "needs sft.validate = true: it counts epochs by the validation loss".into())?;
@@ -145,6 +155,7 @@ fn check_reward(recipe: &Recipe) -> Checked {
     at_least_one("reward.max_tokens", r.max_tokens)?;
     at_least_one("reward.sequences_per_device", r.sequences_per_device)?;
     at_least_one("reward.accumulation", r.accumulation)?;
+    global_batch("reward", r.global_batch, r.sequences_per_device)?;
     below_one("reward.validation", r.validation)?;
     r.patience.map_or(Ok(()), |patience| at_least_one("reward.patience", patience))
 }

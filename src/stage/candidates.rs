@@ -5,6 +5,7 @@
 
 use super::Files;
 use super::sample::{self, Ask, Student};
+use crate::comm::Shared;
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::recipe::Recipe;
@@ -12,14 +13,14 @@ use crate::record::{Outcome, Problem, Split, read_jsonl, write_jsonl};
 use crate::telemetry::note;
 
 /// Runs the stage.
-pub fn run<D: Device>(device: &D, recipe: &Recipe) -> Result<()> {
+pub fn run<D: Device>(device: &D, comm: &Shared<D>, recipe: &Recipe) -> Result<()> {
     let (files, settings) = (Files::of(recipe), &recipe.candidates);
     let problems: Vec<Problem> = read_jsonl(&files.problems())?;
     let held: Vec<&Problem> = problems.iter().filter(|problem| problem.split == Some(Split::Validation)).collect();
     if held.is_empty() {
         return Err(Error::input(files.problems().display(), "no problem of the validation split"));
     }
-    let student = Student::load(device, recipe, "sft")?;
+    let student = Student::load(device, comm, recipe, "sft")?;
     let ask = Ask {
         purpose: "candidates",
         per_problem: settings.per_problem,
@@ -29,7 +30,10 @@ pub fn run<D: Device>(device: &D, recipe: &Recipe) -> Result<()> {
         top_p: settings.top_p,
         batch: settings.batch,
     };
-    let mut answers = student.answer(device, recipe, &held, &ask)?;
+    let mut answers = student.answer(device, comm.group(), recipe, &held, &ask)?;
+    if !comm.group().is_first() {
+        return Ok(());
+    }
     sample::check(recipe, &held, &mut answers)?;
     let passed = answers.iter().filter(|answer| answer.verdict.as_ref().is_some_and(|v| v.verdict == Outcome::Pass)).count();
     write_jsonl(&files.candidates(), &answers)?;

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use super::Files;
 use super::sample::{self, Ask, Student};
 use crate::checkpoint::write_json;
+use crate::comm::Shared;
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::metric::bleu;
@@ -133,7 +134,8 @@ fn compare(problems: &[&Problem], models: &[(String, Vec<Candidate>)]) -> Result
 }
 
 /// Runs the stage.
-pub fn run<D: Device>(device: &D, recipe: &Recipe) -> Result<()> {
+pub fn run<D: Device>(device: &D, comm: &Shared<D>, recipe: &Recipe) -> Result<()> {
+    let group = comm.group();
     let (files, settings) = (Files::of(recipe), &recipe.evaluate);
     let split = split(recipe)?;
     let all: Vec<Problem> = read_jsonl(&files.problems())?;
@@ -149,7 +151,7 @@ pub fn run<D: Device>(device: &D, recipe: &Recipe) -> Result<()> {
             "sft" => own.map(|own| settings.adapter.clone().unwrap_or(own)),
             _ => own,
         };
-        let student = Student::open(device, name, &base, adapter.as_deref())?;
+        let student = Student::open(device, comm, recipe, name, (&base, adapter.as_deref()))?;
         let ask = Ask {
             purpose: "evaluate",
             per_problem: settings.samples,
@@ -159,13 +161,19 @@ pub fn run<D: Device>(device: &D, recipe: &Recipe) -> Result<()> {
             top_p: settings.top_p,
             batch: settings.batch,
         };
-        let mut answers = student.answer(device, recipe, &problems, &ask)?;
+        let mut answers = student.answer(device, group, recipe, &problems, &ask)?;
+        if !group.is_first() {
+            continue;
+        }
         sample::check(recipe, &problems, &mut answers)?;
         write_jsonl(&files.evaluation(name), &answers)?;
         let measured = measure(&problems, &answers, recipe.seed);
         note(&format!("evaluate: {name}: pass@1 {:.3}", measured["pass_at_1"].as_f64().unwrap_or(0.0)));
         metrics.insert(name.clone(), measured);
         models.push((name.clone(), answers));
+    }
+    if !group.is_first() {
+        return Ok(());
     }
     let summary = json!({
         "suite": recipe.problems.suite,

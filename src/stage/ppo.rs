@@ -12,19 +12,21 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::{Files, instruction, sft, train};
+use super::checkpoints::{Checkpoints, Content, Piece};
+use super::{Files, instruction, sft, spread, train};
 use crate::batch::{NextTokens, Order};
 use crate::checkpoint;
+use crate::comm::{Group, Shared};
 use crate::device::{Device, Sampling};
 use crate::error::{Error, Result};
-use crate::generate::{self, Request};
+use crate::generate::{self, Request, Sample};
 use crate::loss::Pending;
 use crate::loss::ppo::{self, PolicyStats};
 use crate::model::head::{LogProbs, Scores};
 use crate::model::{Adapter, Decoder, Packed, Pass, ScalarHead};
-use crate::optim::{Hyper, LearningRate, Optimizer};
+use crate::optim::{Hyper, LearningRate, Optimizer, Sum, deal};
 use crate::prompt;
-use crate::recipe::{Critic, Ppo, Recipe, Train};
+use crate::recipe::{Critic, Ppo, Recipe, RewardMemory, Train};
 use crate::record::{Message, Problem, Split, read_jsonl};
 use crate::rng::{Rng, key};
 use crate::score::RewardModel;
@@ -81,6 +83,8 @@ impl<D: Device> ValueFunction<D> {
 struct State {
     identity: String,
     iteration: usize,
+    /// Ranks that saved it.
+    ranks: usize,
     policy_steps: u64,
     critic_steps: u64,
 }
@@ -88,6 +92,7 @@ struct State {
 /// Policy, reference and critic on one base, with the policy's and the critic's optimizers.
 struct Learner<'a, D: Device> {
     device: &'a D,
+    group: &'a Group,
     settings: &'a Ppo,
     decoder: Decoder<D>,
     policy: Adapter<D>,
@@ -128,7 +133,13 @@ struct Epoch {
 }
 
 impl<'a, D: Device> Learner<'a, D> {
-    fn new(device: &'a D, recipe: &'a Recipe, decoder: Decoder<D>, start: Option<Adapter<D>>) -> Result<Self> {
+    fn new(
+        device: &'a D,
+        comm: &'a Shared<D>,
+        recipe: &'a Recipe,
+        decoder: Decoder<D>,
+        start: Option<Adapter<D>>,
+    ) -> Result<Self> {
         let settings = &recipe.ppo;
         let fresh = || Adapter::new(device, sft::lora_config(recipe), &decoder.config, recipe.seed);
         let copy = |start: &Option<Adapter<D>>| match start {
@@ -141,8 +152,6 @@ impl<'a, D: Device> Learner<'a, D> {
             Critic::Head => None,
         };
         let mut critic = ValueFunction { adapter, head: ScalarHead::zeros(device, decoder.config.hidden)? };
-        let policy_grads = Grads::new(device, &mut policy.params_mut())?;
-        let critic_grads = Grads::new(device, &mut critic.params())?;
         let hyper = Hyper {
             beta1: settings.beta1,
             beta2: settings.beta2,
@@ -150,16 +159,17 @@ impl<'a, D: Device> Learner<'a, D> {
             weight_decay: settings.weight_decay,
             max_grad_norm: settings.max_grad_norm,
         };
+        let (policy_optimizer, policy_grads) = Optimizer::new(device, comm, &mut policy.params_mut(), hyper, Sum::Whole)?;
+        let (critic_optimizer, critic_grads) = Optimizer::new(device, comm, &mut critic.params(), hyper, Sum::Whole)?;
         let rate = |peak| {
             let total = settings.iterations * settings.epochs * settings.minibatches;
             LearningRate::new(settings.schedule, peak, settings.warmup_ratio, total)
         };
         Ok(Learner {
-            policy_optimizer: Optimizer::new(device, &policy_grads, hyper)?,
-            critic_optimizer: Optimizer::new(device, &critic_grads, hyper)?,
             policy_rate: rate(settings.learning_rate),
             critic_rate: rate(settings.critic_learning_rate),
             device,
+            group: comm.group(),
             settings,
             decoder,
             policy,
@@ -167,6 +177,8 @@ impl<'a, D: Device> Learner<'a, D> {
             critic,
             policy_grads,
             critic_grads,
+            policy_optimizer,
+            critic_optimizer,
         })
     }
 
@@ -188,22 +200,35 @@ impl<'a, D: Device> Learner<'a, D> {
         ppo::unpack(self.device, &scores.score, &micro.lengths)
     }
 
-    /// Fills in the log-probs and values that the iteration starts from.
+    /// Fills in the log-probs and values that the iteration starts from. Micro-batches are those of the epochs, each on one rank.
     fn measure(&self, trajectories: &mut [Trajectory]) -> Result<()> {
-        for chunk in trajectories.chunks_mut(self.settings.sequences_per_device) {
-            let micro = Micro::new(self.device, chunk)?;
+        let size = self.settings.sequences_per_device;
+        let chunks: Vec<&[Trajectory]> = trajectories.chunks(size).collect();
+        let rows = spread(self.device, (self.group, &self.decoder), "measure rollouts", chunks.len(), |index| {
+            let micro = Micro::new(self.device, chunks[index])?;
             let old = self.logprobs(&micro, Some(&self.policy))?;
             let reference = self.logprobs(&micro, self.reference.as_ref())?;
-            let value = self.values(&micro)?;
-            for (trajectory, ((old, reference), value)) in chunk.iter_mut().zip(old.into_iter().zip(reference).zip(value)) {
-                (trajectory.old, trajectory.reference, trajectory.value) = (old, reference, value);
-            }
+            Ok([old, reference, self.values(&micro)?].into_iter().flatten().flatten().collect())
+        })?;
+        for (chunk, row) in trajectories.chunks_mut(size).zip(rows) {
+            let mut numbers = row.into_iter();
+            let mut take =
+                |trajectory: &Trajectory| numbers.by_ref().take(trajectory.tokens.len() - trajectory.start).collect::<Vec<f64>>();
+            chunk.iter_mut().for_each(|trajectory| trajectory.old = take(trajectory));
+            chunk.iter_mut().for_each(|trajectory| trajectory.reference = take(trajectory));
+            chunk.iter_mut().for_each(|trajectory| trajectory.value = take(trajectory));
         }
         Ok(())
     }
 
     /// Forward and backward of the policy on a micro-batch.
-    fn policy_micro(&mut self, chunk: &[Trajectory], advantage: &[Vec<f64>], norm: f64) -> Result<Pending<D, PolicyStats>> {
+    fn policy_micro(
+        &mut self,
+        chunk: &[Trajectory],
+        advantage: &[Vec<f64>],
+        norm: f64,
+        last: bool,
+    ) -> Result<Pending<D, PolicyStats>> {
         let (device, settings) = (self.device, self.settings);
         let micro = Micro::new(device, chunk)?;
         let old: Vec<Vec<f64>> = chunk.iter().map(|trajectory| trajectory.old.clone()).collect();
@@ -212,14 +237,15 @@ impl<'a, D: Device> Learner<'a, D> {
         let (rows, targets) = (&micro.next.rows, &micro.next.targets);
         let head = LogProbs::new(device, &self.decoder, &hidden, rows, targets, self.temperature_scale())?;
         let (sums, dlogprob) = ppo::policy(device, &head.logprob, &old, advantage, settings.clip as f32, norm)?;
-        let grads = &mut self.policy_grads;
-        let dhidden = head.backward(device, &self.decoder, &dlogprob, grads)?;
-        self.decoder.backward(device, &micro.batch, Some(&self.policy), saved, &dhidden, grads, &mut |_, _| Ok(()))?;
+        self.policy_optimizer.backward(device, &mut self.policy_grads, last, |grads, on_layer| {
+            let dhidden = head.backward(device, &self.decoder, &dlogprob, grads)?;
+            self.decoder.backward(device, &micro.batch, Some(&self.policy), saved, &dhidden, grads, on_layer)
+        })?;
         Ok(ppo::policy_stats(sums, head.entropy))
     }
 
     /// Forward and backward of the critic on a micro-batch; returns the sum of the loss.
-    fn critic_micro(&mut self, chunk: &[Trajectory], returns: &[Vec<f64>], norm: f64) -> Result<Pending<D, f64>> {
+    fn critic_micro(&mut self, chunk: &[Trajectory], returns: &[Vec<f64>], norm: f64, last: bool) -> Result<Pending<D, f64>> {
         let (device, settings) = (self.device, self.settings);
         let micro = Micro::new(device, chunk)?;
         let old: Vec<Vec<f64>> = chunk.iter().map(|trajectory| trajectory.value.clone()).collect();
@@ -228,16 +254,33 @@ impl<'a, D: Device> Learner<'a, D> {
             let hidden = self.decoder.infer(device, &micro.batch, self.reference.as_ref())?;
             let scores = Scores::new(device, &critic.head, &hidden, &micro.next.rows)?;
             let (sum, dvalue) = ppo::value(device, &scores.score, &old, returns, settings.value_clip as f32, norm)?;
-            scores.backward(device, &critic.head, &dvalue, grads)?;
+            self.critic_optimizer
+                .backward(device, grads, last, |grads, _| scores.backward(device, &critic.head, &dvalue, grads))?;
             return Ok(sum);
         };
         let pass = Pass { recompute: settings.recompute, dropout: None };
         let (hidden, saved) = self.decoder.forward(device, &micro.batch, Some(adapter), pass)?;
         let scores = Scores::new(device, &critic.head, &hidden, &micro.next.rows)?;
         let (sum, dvalue) = ppo::value(device, &scores.score, &old, returns, settings.value_clip as f32, norm)?;
-        let dhidden = scores.backward(device, &critic.head, &dvalue, grads)?;
-        self.decoder.backward(device, &micro.batch, Some(adapter), saved, &dhidden, grads, &mut |_, _| Ok(()))?;
+        self.critic_optimizer.backward(device, grads, last, |grads, on_layer| {
+            let dhidden = scores.backward(device, &critic.head, &dvalue, grads)?;
+            self.decoder.backward(device, &micro.batch, Some(adapter), saved, &dhidden, grads, on_layer)
+        })?;
         Ok(sum)
+    }
+
+    /// A round of micro-batches in which this rank has none.
+    fn idle(&mut self, learn_policy: bool, last: bool) -> Result<()> {
+        let (device, decoder) = (self.device, &self.decoder);
+        if learn_policy {
+            let grads = &mut self.policy_grads;
+            self.policy_optimizer.backward(device, grads, last, |grads, on_layer| decoder.idle(device, grads, on_layer))?;
+        }
+        let (grads, has_adapter) = (&mut self.critic_grads, self.critic.adapter.is_some());
+        self.critic_optimizer.backward(device, grads, last, |grads, on_layer| match has_adapter {
+            true => decoder.idle(device, grads, on_layer),
+            false => decoder.idle_infer(device),
+        })
     }
 
     /// One pass over the iteration's trajectories in minibatches of whole micro-batches, in an order drawn for this epoch.
@@ -260,16 +303,24 @@ impl<'a, D: Device> Learner<'a, D> {
             let tokens: usize = minibatch.iter().flat_map(range).map(|i| advantages[i].len()).sum();
             let norm = 1.0 / tokens as f64;
             let learn_policy = iteration >= settings.critic_warmup;
-            self.policy_grads.clear(self.device)?;
-            self.critic_grads.clear(self.device)?;
+            self.policy_optimizer.clear(self.device, &mut self.policy_grads)?;
+            self.critic_optimizer.clear(self.device, &mut self.critic_grads)?;
             let (mut policy, mut critic) = (Vec::new(), Vec::new());
-            for micro in minibatch {
-                let range = range(micro);
+            let (ranks, rank) = (self.group.ranks(), self.group.rank());
+            let own: Vec<usize> = deal(minibatch.len(), ranks, rank).collect();
+            let rounds = minibatch.len().div_ceil(ranks);
+            for round in 0..rounds {
+                let last = round + 1 == rounds;
+                let Some(&index) = own.get(round) else {
+                    self.idle(learn_policy, last)?;
+                    continue;
+                };
+                let range = range(&minibatch[index]);
                 let chunk = &trajectories[range.clone()];
                 if learn_policy {
-                    policy.push(self.policy_micro(chunk, &advantages[range.clone()], norm)?);
+                    policy.push(self.policy_micro(chunk, &advantages[range.clone()], norm, last)?);
                 }
-                critic.push(self.critic_micro(chunk, &returns[range], norm)?);
+                critic.push(self.critic_micro(chunk, &returns[range], norm, last)?);
             }
             let not_finite = |what: String| {
                 let records = minibatch.iter().flat_map(range).map(|i| trajectories[i].id.clone()).collect();
@@ -304,24 +355,32 @@ impl<'a, D: Device> Learner<'a, D> {
         Ok(sums)
     }
 
-    fn store(&mut self, folder: &Path, state: &State) -> Result<()> {
-        let name = format!("checkpoint-{}", state.iteration);
-        let (partial, whole) = (folder.join(format!(".{name}")), folder.join(&name));
-        if whole.exists() {
-            return Ok(());
+    /// Starts a checkpoint: this rank's share of both optimizers' states, and from the first rank the two adapters as PEFT folders
+    /// and where training is.
+    fn store(&mut self, checkpoints: &mut Checkpoints, base: &str, state: &State) -> Result<()> {
+        let device = self.device;
+        let mut tensors = self.policy_optimizer.save(device, &self.policy.params_mut(), "policy.")?;
+        tensors.extend(self.critic_optimizer.save(device, &self.critic.params(), "critic.")?);
+        let mut pieces = vec![train::state_piece(self.group, tensors)];
+        let policy = self.policy_optimizer.masters(device, &self.policy.params_mut())?;
+        let critic = self.critic_optimizer.masters(device, &self.critic.params())?;
+        if let (Some(policy), Some(critic)) = (policy, critic) {
+            pieces
+                .extend(Piece::adapter(self.policy.peft(device, base, None, Some(&policy))?).map(|piece| piece.under("policy")));
+            if let Some(adapter) = &self.critic.adapter {
+                let peft = adapter.peft(device, base, Some(&self.critic.head), Some(&critic))?;
+                pieces.extend(Piece::adapter(peft).map(|piece| piece.under("critic")));
+            }
+            pieces.push(Piece { name: "state.json".into(), content: Content::Json(json!(state)) });
         }
-        train::save_state(self.device, &partial.join("policy"), &self.policy.params_mut(), &self.policy_optimizer)?;
-        train::save_state(self.device, &partial.join("critic"), &self.critic.params(), &self.critic_optimizer)?;
-        checkpoint::write_json(&partial.join("state.json"), &json!(state))?;
-        train::publish(folder, &partial, &whole)
+        checkpoints.start(self.group, state.iteration, pieces)
     }
 
     fn restore(&mut self, folder: &Path, state: &State) -> Result<()> {
-        let (policy, critic) = (folder.join("policy"), folder.join("critic"));
-        let mut params = self.policy.params_mut();
-        train::load_state(self.device, &policy, &mut params, &mut self.policy_optimizer, state.policy_steps)?;
-        let mut params = self.critic.params();
-        train::load_state(self.device, &critic, &mut params, &mut self.critic_optimizer, state.critic_steps)
+        let saved = train::open_states(folder, state.ranks)?;
+        let (device, mut policy) = (self.device, self.policy.params_mut());
+        self.policy_optimizer.restore(device, &mut policy, state.policy_steps, "policy.", &saved)?;
+        self.critic_optimizer.restore(device, &mut self.critic.params(), state.critic_steps, "critic.", &saved)
     }
 }
 
@@ -351,7 +410,7 @@ fn prompts(recipe: &Recipe, tokenizer: &Tokenizer, path: &Path) -> Result<Vec<Pr
 fn rollout<D: Device>(
     learner: &Learner<'_, D>,
     recipe: &Recipe,
-    (tokenizer, reward): (&Tokenizer, &RewardModel<D>),
+    (tokenizer, reward): (&Tokenizer, &mut RewardModel<D>),
     prompts: &[&Prompt],
     iteration: usize,
 ) -> Result<Vec<Trajectory>> {
@@ -361,6 +420,9 @@ fn rollout<D: Device>(
         key: key(recipe.seed, "rollout", (iteration * settings.prompts_per_iteration + index) as u64),
     };
     let requests: Vec<Request> = prompts.iter().enumerate().map(request).collect();
+    let group = learner.group;
+    let own: Vec<usize> = deal(requests.len(), group.ranks(), group.rank()).collect();
+    let own_requests: Vec<Request> = own.iter().map(|index| requests[*index].clone()).collect();
     let sampling = generate::Settings {
         // The checkpoint's own generation settings would make the samples off-policy.
         sampling: Sampling { temperature: settings.temperature as f32, top_k: 0, top_p: 1.0 },
@@ -368,13 +430,31 @@ fn rollout<D: Device>(
         eos: tokenizer.eos_ids().to_vec(),
         batch: settings.batch,
     };
-    let mut on_token = |_: usize, _: u32| if interrupt::requested() { Err(Error::Interrupted) } else { Ok(()) };
-    let samples = generate::generate(device, &learner.decoder, Some(&learner.policy), &requests, &sampling, &mut on_token)?;
+    let mut on_token = |_: usize, _: u32| if interrupt::requested() { Err(Error::Interrupted) } else { group.check() };
+    let policy = Some(&learner.policy);
+    let samples = generate::generate(device, &learner.decoder, policy, &own_requests, &sampling, &mut on_token);
+    let samples = group.together(samples)?;
     let texts = samples.iter().map(|sample| tokenizer.decode(&sample.tokens, true)).collect::<Result<Vec<_>>>()?;
-    let pairs: Vec<(&str, &str)> =
-        prompts.iter().zip(&texts).map(|(prompt, text)| (prompt.text.as_str(), text.as_str())).collect();
+    let pairs: Vec<(&str, &str)> = own.iter().zip(&texts).map(|(i, text)| (prompts[*i].text.as_str(), text.as_str())).collect();
+    reward.decoder.unpark(device)?;
     let scores = reward.score_texts(device, &pairs, recipe.reward.max_tokens)?;
-    let trajectory = |(((prompt, request), sample), raw_score): (((&&Prompt, Request), generate::Sample), f64)| {
+    reward.decoder.keep_up(device)?;
+    if settings.reward_memory == RewardMemory::Host {
+        reward.decoder.park(device)?;
+    }
+    let mut own = samples.into_iter().zip(scores);
+    // Every rank gets every response: what follows is computed by all of them, or dealt anew.
+    let rows = spread(device, (group, &learner.decoder), "rollouts", requests.len(), |_| {
+        let (sample, score) = own.next().expect("each rank is asked for what it was dealt");
+        let tokens = sample.tokens.iter().map(|token| f64::from(*token));
+        Ok([score, f64::from(u8::from(sample.ended))].into_iter().chain(tokens).chain(sample.logprobs).collect())
+    })?;
+    let samples = rows.into_iter().map(|row| {
+        let (tokens, logprobs) = row[2..].split_at((row.len() - 2) / 2);
+        let tokens = tokens.iter().map(|token| *token as u32).collect();
+        (Sample { tokens, logprobs: logprobs.to_vec(), ended: row[1] == 1.0 }, row[0])
+    });
+    let trajectory = |((prompt, request), (sample, raw_score)): ((&&Prompt, Request), (Sample, f64))| {
         let penalty = if sample.ended { 0.0 } else { settings.missing_eos_penalty };
         Trajectory {
             id: prompt.id.clone(),
@@ -389,14 +469,14 @@ fn rollout<D: Device>(
             score: reward.scale.apply(raw_score, settings.score_clip) - penalty,
         }
     };
-    let mut trajectories: Vec<Trajectory> = prompts.iter().zip(requests).zip(samples).zip(scores).map(trajectory).collect();
+    let mut trajectories: Vec<Trajectory> = prompts.iter().zip(requests).zip(samples).map(trajectory).collect();
     learner.measure(&mut trajectories)?;
     Ok(trajectories)
 }
 
 /// Runs the stage.
-pub fn run<D: Device>(device: &D, recipe: &Recipe) -> Result<()> {
-    let (files, settings) = (Files::of(recipe), &recipe.ppo);
+pub fn run<D: Device>(device: &D, comm: &Shared<D>, recipe: &Recipe) -> Result<()> {
+    let (files, settings, group) = (Files::of(recipe), &recipe.ppo, comm.group());
     let adapter_folder: Option<PathBuf> = match (&settings.adapter, recipe.sft.train) {
         (Some(folder), _) => Some(folder.clone()),
         (None, Train::Lora) => Some(files.sft_result(Train::Lora)),
@@ -407,32 +487,43 @@ pub fn run<D: Device>(device: &D, recipe: &Recipe) -> Result<()> {
         _ => recipe.policy.model.clone(),
     };
     let tokenizer = Tokenizer::load(&model)?;
-    let decoder = Decoder::load(device, &model)?;
-    let start = adapter_folder.as_ref().map(|folder| Adapter::load(device, &decoder.config, folder)).transpose()?;
+    // First, so that what is parked is away before the policy comes.
     let reward_folder = settings.reward_model.clone().unwrap_or_else(|| files.reward_model());
-    let reward = RewardModel::load(device, &reward_folder)?;
+    let mut reward = match settings.reward_memory {
+        RewardMemory::Sharded => RewardModel::load_shared(device, comm, &reward_folder)?,
+        RewardMemory::Resident | RewardMemory::Host => RewardModel::load(device, &reward_folder)?,
+    };
+    if settings.reward_memory == RewardMemory::Host {
+        reward.decoder.park(device)?;
+    }
+    let decoder = match recipe.shard_frozen {
+        true => Decoder::load_shared(device, comm, &model, true)?,
+        false => Decoder::load(device, &model)?,
+    };
+    let start = adapter_folder.as_ref().map(|folder| Adapter::load(device, &decoder.config, folder)).transpose()?;
     let prompts = prompts(recipe, &tokenizer, &files.problems())?;
-    let mut learner = Learner::new(device, recipe, decoder, start)?;
+    let mut learner = Learner::new(device, comm, recipe, decoder, start)?;
 
     let folder = files.out.join("ppo").join("state");
     let settings_json = json!({"seed": recipe.seed, "ppo": recipe.ppo, "policy": recipe.policy, "lora": recipe.lora});
     let identity = super::fingerprint(&settings_json, []);
-    let mut state = State { identity, iteration: 0, policy_steps: 0, critic_steps: 0 };
+    let mut state = State { identity, iteration: 0, ranks: group.ranks(), policy_steps: 0, critic_steps: 0 };
     let mut keep = None;
-    if let Some((_, found)) = train::checkpoints(&folder).pop() {
+    let mut checkpoints = Checkpoints::open(&folder, recipe.keep_checkpoints);
+    if let Some((_, found)) = checkpoints.latest(group)? {
         let path = found.join("state.json");
         let saved: State = serde_json::from_value(checkpoint::read_json(&path)?).map_err(|e| Error::input(path.display(), e))?;
         if saved.identity == state.identity {
             learner.restore(&found, &saved)?;
             note(&format!("ppo: going on from iteration {} of {}", saved.iteration, settings.iterations));
             keep = Some(saved.iteration as u64);
-            state = saved;
+            state = State { ranks: group.ranks(), ..saved };
         } else {
             note(&format!("ppo: {} belongs to other settings; starting anew", found.display()));
-            train::clear(&folder)?;
+            checkpoints.clear(group)?;
         }
     }
-    let mut metrics = Metrics::open(&files.metrics(), "ppo", keep)?;
+    let mut metrics = if group.is_first() { Some(Metrics::open(&files.metrics(), "ppo", keep)?) } else { None };
     // Prompts are drawn as an endless sequence of epochs over the training split.
     let per_iteration = settings.prompts_per_iteration;
     let total = settings.iterations * per_iteration;
@@ -447,32 +538,44 @@ pub fn run<D: Device>(device: &D, recipe: &Recipe) -> Result<()> {
     let sequence: Vec<usize> = (0..order.epochs).flat_map(|epoch| order.epoch(epoch)).collect();
     let progress = Progress::new("ppo", settings.iterations as u64);
     let mut last = String::new();
+    let base = model.display().to_string();
     while state.iteration < settings.iterations {
         let started = Instant::now();
         let chosen: Vec<&Prompt> =
             sequence[state.iteration * per_iteration..][..per_iteration].iter().map(|i| &prompts[*i]).collect();
-        let done = iterate(&mut learner, recipe, (&tokenizer, &reward), &chosen, state.iteration, &mut metrics, started);
+        let done = iterate(&mut learner, recipe, (&tokenizer, &mut reward), &chosen, state.iteration, &mut metrics, started);
         match done {
             Ok(line) => last = line,
-            Err(Error::Interrupted) => {
-                // The iteration under way left no trace; it comes again as a whole.
-                metrics.sync()?;
-                learner.store(&folder, &state)?;
-                return Err(Error::Interrupted);
+            Err(error) => {
+                if matches!(error, Error::Interrupted) {
+                    // The iteration under way left no trace; it comes again as a whole.
+                    train::sync(&mut metrics)?;
+                    learner.store(&mut checkpoints, &base, &state)?;
+                }
+                // Ranks that come out for a reason that all of them share finish what is under way.
+                if matches!(error, Error::Interrupted | Error::NonFinite { .. }) || group.ranks() == 1 {
+                    checkpoints.finish(group)?;
+                }
+                return Err(error);
             }
-            Err(other) => return Err(other),
         }
         state.iteration += 1;
         state.policy_steps = learner.policy_optimizer.steps;
         state.critic_steps = learner.critic_optimizer.steps;
         progress.set(state.iteration as u64, &last);
+        if checkpoints.under_way() {
+            checkpoints.finish(group)?;
+        }
         if settings.checkpoint_every > 0 && state.iteration.is_multiple_of(settings.checkpoint_every) {
-            metrics.sync()?;
-            learner.store(&folder, &state)?;
+            train::sync(&mut metrics)?;
+            learner.store(&mut checkpoints, &base, &state)?;
         }
     }
+    checkpoints.finish(group)?;
     progress.finish(&last);
-    learner.policy.save(device, &files.ppo_adapter(), &model.display().to_string(), None)?;
+    if let Some(trained) = learner.policy_optimizer.masters(device, &learner.policy.params_mut())? {
+        train::write(&files.ppo_adapter(), &Piece::adapter(learner.policy.peft(device, &base, None, Some(&trained))?))?;
+    }
     note(&format!("ppo: {} iterations, wrote {}", settings.iterations, files.ppo_adapter().display()));
     Ok(())
 }
@@ -481,17 +584,16 @@ pub fn run<D: Device>(device: &D, recipe: &Recipe) -> Result<()> {
 fn iterate<D: Device>(
     learner: &mut Learner<'_, D>,
     recipe: &Recipe,
-    models: (&Tokenizer, &RewardModel<D>),
+    models: (&Tokenizer, &mut RewardModel<D>),
     chosen: &[&Prompt],
     iteration: usize,
-    metrics: &mut Metrics,
+    metrics: &mut Option<Metrics>,
     started: Instant,
 ) -> Result<String> {
     let settings = &recipe.ppo;
     let trajectories = rollout(learner, recipe, models, chosen, iteration)?;
-    if interrupt::requested() {
-        return Err(Error::Interrupted);
-    }
+    let asked = if interrupt::requested() { Err(Error::Interrupted) } else { Ok(()) };
+    learner.group.together(asked)?;
     let sampled = started.elapsed().as_secs_f64();
     let rewards: Vec<Vec<f64>> = trajectories.iter().map(|trajectory| trajectory.rewards(settings.kl)).collect();
     let values: Vec<Vec<f64>> = trajectories.iter().map(|trajectory| trajectory.value.clone()).collect();
@@ -529,6 +631,7 @@ fn iterate<D: Device>(
     let seconds = started.elapsed().as_secs_f64();
     let ended = mean(&|t| f64::from(u8::from(t.ended)));
     let length = tokens as f64 / count;
+    let Some(metrics) = metrics else { return Ok(String::new()) };
     metrics.write(
         iteration as u64 + 1,
         &[

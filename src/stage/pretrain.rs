@@ -14,13 +14,14 @@ use super::train::{self, Fitted, Plan};
 use super::{Files, copy_tokenizer, fingerprint, instruction};
 use crate::batch::Order;
 use crate::checkpoint::Storage;
+use crate::comm::Shared;
 use crate::device::{Device, Heads};
 use crate::error::{Error, Result};
 use crate::model::{self, Config, Decoder};
-use crate::optim::{Hyper, LearningRate};
+use crate::optim::Hyper;
 use crate::problem::micro::{self, Document, Mixture};
 use crate::prompt::{self, Example};
-use crate::recipe::{Architecture, Dtype, Pretrain, Recipe, Recompute, Schedule};
+use crate::recipe::{Architecture, Dtype, Pretrain, Recipe, Recompute, Schedule, Train};
 use crate::record::Message;
 use crate::telemetry::note;
 use crate::tokenizer::Tokenizer;
@@ -50,20 +51,19 @@ fn turns(document: &Document, instruction: &str) -> Vec<Message> {
 }
 
 /// Trains the tokenizer and writes its files.
-fn make_tokenizer(settings: &Pretrain, texts: Vec<String>, folder: &Path) -> Result<Tokenizer> {
+fn make_tokenizer(settings: &Pretrain, texts: Vec<String>, folder: &Path) -> Result<()> {
     match settings.architecture {
         Architecture::Qwen2 => {
             let special = [END_OF_TEXT, "<|im_start|>", END_OF_TURN];
             let trained = train_byte_level(texts.into_iter(), settings.vocab, &special)?;
             let config = FolderConfig { chat_template: Some(CHATML), eos: END_OF_TURN, bos: None, pad: Some(END_OF_TEXT) };
-            save_folder(&trained, folder, &config)?;
+            save_folder(&trained, folder, &config)
         }
         Architecture::Llama => {
             let trained = train_byte_fallback(texts.into_iter(), settings.vocab)?;
-            save_folder(&trained, folder, &FolderConfig { chat_template: None, eos: "</s>", bos: Some("<s>"), pad: None })?;
+            save_folder(&trained, folder, &FolderConfig { chat_template: None, eos: "</s>", bos: Some("<s>"), pad: None })
         }
     }
-    Tokenizer::load(folder)
 }
 
 fn tokens(tokenizer: &Tokenizer, document: &Document, instruction: &str) -> Result<Example> {
@@ -104,7 +104,8 @@ fn config(settings: &Pretrain, tokenizer: &Tokenizer) -> Config {
 }
 
 /// Runs the stage.
-pub fn run<D: Device>(device: &D, recipe: &Recipe) -> Result<Fitted> {
+pub fn run<D: Device>(device: &D, comm: &Shared<D>, recipe: &Recipe) -> Result<Fitted> {
+    let group = comm.group();
     let settings = recipe.pretrain.as_ref().ok_or_else(|| Error::input("pretrain", "a section [pretrain] expected"))?;
     let seed = settings.seed.unwrap_or(recipe.seed);
     let instruction = instruction(recipe);
@@ -127,14 +128,17 @@ pub fn run<D: Device>(device: &D, recipe: &Recipe) -> Result<Fitted> {
     let text = |document: &Document| {
         turns(document, instruction).into_iter().map(|message| message.content).collect::<Vec<_>>().join("\n")
     };
-    let tokenizer = match &settings.start {
-        Some(start) => {
-            fs::create_dir_all(&settings.out).map_err(|e| Error::io(&settings.out, e))?;
-            copy_tokenizer(start, &settings.out)?;
-            Tokenizer::load(start)?
+    if group.is_first() {
+        match &settings.start {
+            Some(start) => {
+                fs::create_dir_all(&settings.out).map_err(|e| Error::io(&settings.out, e))?;
+                copy_tokenizer(start, &settings.out)?;
+            }
+            None => make_tokenizer(settings, documents.iter().take(TOKENIZER_DOCUMENTS).map(text).collect(), &settings.out)?,
         }
-        None => make_tokenizer(settings, documents.iter().take(TOKENIZER_DOCUMENTS).map(text).collect(), &settings.out)?,
-    };
+    }
+    group.any("tokenizer", false)?;
+    let tokenizer = Tokenizer::load(&settings.out)?;
     let mut examples = documents.iter().map(|document| tokens(&tokenizer, document, instruction)).collect::<Result<Vec<_>>>()?;
     let validation = examples.split_off(settings.documents);
     let total: usize = examples.iter().map(|example| example.tokens.len()).sum();
@@ -157,8 +161,10 @@ pub fn run<D: Device>(device: &D, recipe: &Recipe) -> Result<Fitted> {
     let files = Files::of(recipe);
     let plan = Plan {
         name: "pretrain",
-        rate: LearningRate::new(Schedule::Cosine, settings.learning_rate, settings.warmup_ratio, order.steps()),
         order,
+        schedule: Schedule::Cosine,
+        learning_rate: settings.learning_rate,
+        warmup_ratio: settings.warmup_ratio,
         hyper: Hyper {
             beta1: 0.9,
             beta2: 0.95,
@@ -166,7 +172,9 @@ pub fn run<D: Device>(device: &D, recipe: &Recipe) -> Result<Fitted> {
             weight_decay: settings.weight_decay,
             max_grad_norm: settings.max_grad_norm,
         },
+        train: Train::Full,
         checkpoint_every: 200,
+        keep: recipe.keep_checkpoints,
         patience: None,
         seed,
         result: settings.out.clone(),
@@ -182,7 +190,7 @@ pub fn run<D: Device>(device: &D, recipe: &Recipe) -> Result<Fitted> {
     };
     let base = String::new();
     let mut task = Supervised { decoder, adapter: None, examples, ids, validation, recompute: Recompute::None, base, storage };
-    let fitted = train::fit(device, &mut task, &plan)?;
+    let fitted = train::fit(device, comm, &mut task, &plan)?;
     note(&format!("pretrain: {} steps, wrote {}", fitted.steps, settings.out.display()));
     Ok(fitted)
 }

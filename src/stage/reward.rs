@@ -10,17 +10,19 @@ use std::path::Path;
 
 use serde_json::json;
 
+use super::checkpoints::Piece;
 use super::train::{self, Fitted, Plan, Task};
-use super::{Files, copy_tokenizer, fingerprint, sft};
+use super::{Files, copy_tokenizer, fingerprint, sft, spread};
 use crate::batch::Order;
 use crate::checkpoint::{self, Storage, Tensors};
+use crate::comm::{Group, Shared};
 use crate::device::{Device, Dropout};
 use crate::error::{Error, Result};
 use crate::loss::Pending;
 use crate::loss::ppo::ScoreScale;
 use crate::loss::reward::{Stats, pairs};
-use crate::model::{Adapter, Decoder, Packed, Pass, ScalarHead};
-use crate::optim::{Hyper, LearningRate};
+use crate::model::{Adapter, Decoder, OnLayer, Packed, Pass, ScalarHead};
+use crate::optim::Hyper;
 use crate::prompt;
 use crate::recipe::{Recipe, Recompute, Train};
 use crate::record::{Candidate, Preference, Problem, read_jsonl};
@@ -28,7 +30,7 @@ use crate::rng::Rng;
 use crate::score::{PASS, RewardModel, last_tokens};
 use crate::telemetry::note;
 use crate::tokenizer::Tokenizer;
-use crate::weights::{Grads, Param};
+use crate::weights::{Grads, Param, Trained};
 
 /// A labelled pair as tokens.
 struct Pair {
@@ -47,13 +49,18 @@ struct Preferences<'a, D: Device> {
 }
 
 impl<D: Device> Preferences<'_, D> {
-    fn pass(&self, device: &D, chosen: &[&Pair], train: Option<(f64, u64, &mut Grads<D>)>) -> Result<Pending<D, Stats>> {
+    fn pass(
+        &self,
+        device: &D,
+        chosen: &[&Pair],
+        train: Option<(f64, u64, &mut Grads<D>, OnLayer<'_, D>)>,
+    ) -> Result<Pending<D, Stats>> {
         let sequences: Vec<&[u32]> = chosen.iter().flat_map(|pair| [pair.first.as_slice(), &pair.second]).collect();
         let labels: Vec<f64> = chosen.iter().map(|pair| pair.label).collect();
         let batch = Packed::new(device, &sequences)?;
         let rows = last_tokens(&batch);
         let (model, adapter) = (&self.model, self.model.adapter.as_ref());
-        let Some((norm, key, grads)) = train else {
+        let Some((norm, key, grads, on_layer)) = train else {
             let hidden = model.decoder.infer(device, &batch, adapter)?;
             return Ok(pairs(device, &model.head, &hidden, &rows, &labels, None)?.0);
         };
@@ -62,7 +69,7 @@ impl<D: Device> Preferences<'_, D> {
         let (hidden, saved) = model.decoder.forward(device, &batch, adapter, Pass { recompute: self.recompute, dropout })?;
         let (stats, dhidden) = pairs(device, &model.head, &hidden, &rows, &labels, Some((norm, &mut *grads)))?;
         let dhidden = dhidden.expect("training asks for a gradient");
-        model.decoder.backward(device, &batch, adapter, saved, &dhidden, grads, &mut |_, _| Ok(()))?;
+        model.decoder.backward(device, &batch, adapter, saved, &dhidden, grads, on_layer)?;
         Ok(stats)
     }
 }
@@ -96,39 +103,44 @@ impl<D: Device> Task<D> for Preferences<'_, D> {
         norm: f64,
         dropout_key: u64,
         grads: &mut Grads<D>,
+        on_layer: OnLayer<'_, D>,
     ) -> Result<Pending<D, f64>> {
         let chosen: Vec<&Pair> = records.iter().map(|record| &self.pairs[*record]).collect();
-        Ok(self.pass(device, &chosen, Some((norm, dropout_key, grads)))?.map(|stats| stats.loss))
+        Ok(self.pass(device, &chosen, Some((norm, dropout_key, grads, on_layer)))?.map(|stats| stats.loss))
     }
 
-    fn validate(&mut self, device: &D) -> Result<Option<Vec<(&'static str, f64)>>> {
+    fn idle(&mut self, device: &D, grads: &mut Grads<D>, on_layer: OnLayer<'_, D>) -> Result<()> {
+        self.model.decoder.idle(device, grads, on_layer)
+    }
+
+    fn validate(&mut self, device: &D, group: &Group) -> Result<Option<Vec<(&'static str, f64)>>> {
         if self.held_out.is_empty() {
             return Ok(None);
         }
-        let mut sum = Stats::default();
-        let mut decided = 0.0;
-        for chunk in self.held_out.chunks(PASS / 2) {
-            let stats = self.pass(device, &chunk.iter().collect::<Vec<_>>(), None)?.read(device)?;
-            sum.loss += stats.loss;
-            sum.correct += stats.correct;
-            sum.margin += stats.margin;
-            decided += chunk.iter().filter(|pair| pair.label != 0.5).count() as f64;
-        }
+        let chunks: Vec<&[Pair]> = self.held_out.chunks(PASS / 2).collect();
+        let measure = |index: usize| {
+            let stats = self.pass(device, &chunks[index].iter().collect::<Vec<_>>(), None)?.read(device)?;
+            Ok(vec![stats.loss, stats.correct, stats.margin])
+        };
+        let measured = spread(device, (group, &self.model.decoder), "validate", chunks.len(), measure)?;
+        let [loss, correct, margin] = [0, 1, 2].map(|which| measured.iter().map(|sums| sums[which]).sum::<f64>());
+        let decided = self.held_out.iter().filter(|pair| pair.label != 0.5).count() as f64;
         let count = self.held_out.len() as f64;
-        let accuracy = sum.correct / f64::max(decided, 1.0);
-        Ok(Some(vec![("validation_loss", sum.loss / count), ("accuracy", accuracy), ("margin", sum.margin / count)]))
+        let accuracy = correct / f64::max(decided, 1.0);
+        Ok(Some(vec![("validation_loss", loss / count), ("accuracy", accuracy), ("margin", margin / count)]))
     }
 
-    fn save(&self, device: &D, folder: &Path) -> Result<()> {
-        let head = &self.model.head;
-        match &self.model.adapter {
-            Some(adapter) => adapter.save(device, folder, &self.base.display().to_string(), Some(head)),
+    fn files(&self, device: &D, trained: &Trained) -> Result<Vec<Piece>> {
+        let (model, head) = (&self.model, &self.model.head);
+        let folder = match &model.adapter {
+            Some(adapter) => Piece::adapter(adapter.peft(device, &self.base.display().to_string(), Some(head), Some(trained))?),
             None => {
-                let score = head.named(device, ScalarHead::<D>::NAME)?;
-                self.model.decoder.save(device, folder, Storage::F32, vec![score])?;
-                copy_tokenizer(self.base, folder)
+                let mut tensors = model.decoder.named(device, Some(trained))?;
+                tensors.extend(head.weight.named(device, Some(trained))?);
+                Piece::model(tensors, model.decoder.config.to_json(Storage::F32), Storage::F32)
             }
-        }
+        };
+        Ok(folder.into())
     }
 }
 
@@ -142,7 +154,8 @@ fn hold_out(all: Vec<Pair>, share: f64, seed: u64) -> (Vec<Pair>, Vec<Pair>) {
 }
 
 /// Runs the stage.
-pub fn run<D: Device>(device: &D, recipe: &Recipe) -> Result<Fitted> {
+pub fn run<D: Device>(device: &D, comm: &Shared<D>, recipe: &Recipe) -> Result<Fitted> {
+    let group = comm.group();
     let (files, reward) = (Files::of(recipe), &recipe.reward);
     let tokenizer = Tokenizer::load(&reward.model)?;
     let data = reward.data.clone().unwrap_or_else(|| files.preferences());
@@ -168,7 +181,10 @@ pub fn run<D: Device>(device: &D, recipe: &Recipe) -> Result<Fitted> {
     if training.is_empty() {
         return Err(Error::input(data.display(), "no pair to train on"));
     }
-    let decoder = Decoder::load_body(device, &reward.model)?;
+    let decoder = match reward.train {
+        Train::Lora if recipe.shard_frozen => Decoder::load_shared(device, comm, &reward.model, false)?,
+        _ => Decoder::load_body(device, &reward.model)?,
+    };
     sft::check_vocabulary(&tokenizer, decoder.config.vocab, &reward.model)?;
     let tensors = Tensors::open_folder(&reward.model)?;
     let head = match ScalarHead::from_tensors(device, &tensors, ScalarHead::<D>::NAME, decoder.config.hidden)? {
@@ -182,7 +198,7 @@ pub fn run<D: Device>(device: &D, recipe: &Recipe) -> Result<Fitted> {
     let order = Order {
         count: training.len(),
         per_micro: reward.sequences_per_device,
-        accumulation: reward.accumulation,
+        accumulation: train::micros(reward.global_batch, reward.sequences_per_device, reward.accumulation, group.ranks()),
         epochs: reward.epochs,
         seed: recipe.seed,
         shuffle: reward.shuffle,
@@ -192,8 +208,10 @@ pub fn run<D: Device>(device: &D, recipe: &Recipe) -> Result<Fitted> {
     let result = files.reward_model();
     let plan = Plan {
         name: "reward",
-        rate: LearningRate::new(reward.schedule, reward.learning_rate, reward.warmup_ratio, order.steps()),
         order,
+        schedule: reward.schedule,
+        learning_rate: reward.learning_rate,
+        warmup_ratio: reward.warmup_ratio,
         hyper: Hyper {
             beta1: reward.beta1,
             beta2: reward.beta2,
@@ -201,7 +219,9 @@ pub fn run<D: Device>(device: &D, recipe: &Recipe) -> Result<Fitted> {
             weight_decay: reward.weight_decay,
             max_grad_norm: reward.max_grad_norm,
         },
+        train: reward.train,
         checkpoint_every: reward.checkpoint_every,
+        keep: recipe.keep_checkpoints,
         patience: reward.patience,
         seed: recipe.seed,
         result: result.clone(),
@@ -219,15 +239,21 @@ pub fn run<D: Device>(device: &D, recipe: &Recipe) -> Result<Fitted> {
         recompute: reward.recompute,
         base: &reward.model,
     };
-    let fitted = train::fit(device, &mut task, &plan)?;
+    let fitted = train::fit(device, comm, &mut task, &plan)?;
     drop(task);
-    measure_scale(device, recipe, &files)?;
+    if reward.train == Train::Full {
+        if group.is_first() {
+            copy_tokenizer(&reward.model, &result)?;
+        }
+        group.any("tokenizer", false)?;
+    }
+    measure_scale(device, group, recipe, &files)?;
     note(&format!("reward: {} steps, wrote {}", fitted.steps, result.display()));
     Ok(fitted)
 }
 
 /// Scores the SFT samples and stores their mean and deviation with the model.
-fn measure_scale<D: Device>(device: &D, recipe: &Recipe, files: &Files) -> Result<()> {
+fn measure_scale<D: Device>(device: &D, group: &Group, recipe: &Recipe, files: &Files) -> Result<()> {
     if !files.candidates().exists() || !files.problems().exists() {
         return Ok(());
     }
@@ -240,7 +266,15 @@ fn measure_scale<D: Device>(device: &D, recipe: &Recipe, files: &Files) -> Resul
     };
     let texts: Vec<(String, &str)> =
         candidates.iter().filter_map(|candidate| Some((prompt(&candidate.id)?, candidate.text.as_str()))).collect();
-    let views: Vec<(&str, &str)> = texts.iter().map(|(prompt, text)| (prompt.as_str(), *text)).collect();
-    let scale = ScoreScale::of(&model.score_texts(device, &views, recipe.reward.max_tokens)?);
-    checkpoint::write_json(&files.reward_model().join("score_scale.json"), &json!(scale))
+    let chunks: Vec<_> = texts.chunks(PASS).collect();
+    let score = |index: usize| {
+        let views: Vec<(&str, &str)> = chunks[index].iter().map(|(prompt, text)| (prompt.as_str(), *text)).collect();
+        model.score_texts(device, &views, recipe.reward.max_tokens)
+    };
+    let scores = spread(device, (group, &model.decoder), "scale", chunks.len(), score)?;
+    if group.is_first() {
+        let scale = ScoreScale::of(&scores.concat());
+        checkpoint::write_json(&files.reward_model().join("score_scale.json"), &json!(scale))?;
+    }
+    Ok(())
 }

@@ -1,12 +1,15 @@
 //! What candidates and evaluation share: a student answers problems, and its answers are checked.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::{Files, checker, instruction};
+use crate::comm::{Group, Shared};
 use crate::device::{Device, Sampling};
 use crate::error::{Error, Result};
 use crate::generate::{self, Request};
 use crate::model::{Adapter, Decoder};
+use crate::optim::{deal, gather_dealt};
 use crate::prompt;
 use crate::recipe::{Recipe, Train};
 use crate::record::{Candidate, Extra, Message, Problem};
@@ -57,22 +60,52 @@ pub struct Ask<'a> {
 
 impl<D: Device> Student<D> {
     /// Loads a model of the run.
-    pub fn load(device: &D, recipe: &Recipe, name: &str) -> Result<Self> {
+    pub fn load(device: &D, comm: &Shared<D>, recipe: &Recipe, name: &str) -> Result<Self> {
         let (base, adapter) = folders(recipe, name)?;
-        Self::open(device, name, &base, adapter.as_deref())
+        Self::open(device, comm, recipe, name, (&base, adapter.as_deref()))
     }
 
     /// Loads a model and an adapter from their folders.
-    pub fn open(device: &D, name: &str, base: &Path, adapter: Option<&Path>) -> Result<Self> {
+    pub fn open(
+        device: &D,
+        comm: &Shared<D>,
+        recipe: &Recipe,
+        name: &str,
+        (base, adapter): (&Path, Option<&Path>),
+    ) -> Result<Self> {
         let tokenizer = Tokenizer::load(base)?;
-        let decoder = Decoder::load(device, base)?;
+        let decoder = match recipe.shard_frozen {
+            true => Decoder::load_shared(device, comm, base, true)?,
+            false => Decoder::load(device, base)?,
+        };
         super::sft::check_vocabulary(&tokenizer, decoder.config.vocab, base)?;
         let adapter = adapter.map(|folder| Adapter::load(device, &decoder.config, folder)).transpose()?;
         Ok(Student { name: name.to_string(), decoder, adapter, tokenizer })
     }
 
-    /// Answers problems; records come by problem, then by index, and are not checked yet.
-    pub fn answer(&self, device: &D, recipe: &Recipe, problems: &[&Problem], ask: &Ask<'_>) -> Result<Vec<Candidate>> {
+    /// Answers problems, dealt to the ranks; every rank gets all records. They come by problem, then by index, and are not checked
+    /// yet.
+    pub fn answer(
+        &self,
+        device: &D,
+        group: &Group,
+        recipe: &Recipe,
+        problems: &[&Problem],
+        ask: &Ask<'_>,
+    ) -> Result<Vec<Candidate>> {
+        let own = self.own_answers(device, group, recipe, problems, ask)?;
+        Ok(gather_dealt(group.exchange_json("answers", &own)?))
+    }
+
+    /// This rank's part of them.
+    fn own_answers(
+        &self,
+        device: &D,
+        group: &Group,
+        recipe: &Recipe,
+        problems: &[&Problem],
+        ask: &Ask<'_>,
+    ) -> Result<Vec<Candidate>> {
         let prompts = problems
             .iter()
             .map(|problem| {
@@ -82,11 +115,12 @@ impl<D: Device> Student<D> {
             .collect::<Result<Vec<_>>>()?;
         let total = problems.len() * ask.per_problem;
         let temperature = |index: usize| ask.temperatures[index % ask.temperatures.len()];
-        let mut answers: Vec<Option<Candidate>> = (0..total).map(|_| None).collect();
-        let progress = Progress::new(&format!("{} answers", self.name), total as u64);
+        let own: Vec<usize> = deal(total, group.ranks(), group.rank()).collect();
+        let mut answers: BTreeMap<usize, Candidate> = BTreeMap::new();
+        let progress = Progress::new(&format!("{} answers", self.name), own.len() as u64);
         let mut finished = 0;
-        for group in distinct(ask.temperatures) {
-            let places: Vec<usize> = (0..total).filter(|place| temperature(place % ask.per_problem) == group).collect();
+        for degree in distinct(ask.temperatures) {
+            let places: Vec<usize> = own.iter().copied().filter(|place| temperature(place % ask.per_problem) == degree).collect();
             let purpose = format!("{} {}", ask.purpose, self.name);
             let requests: Vec<Request> = places
                 .iter()
@@ -96,7 +130,7 @@ impl<D: Device> Student<D> {
                 })
                 .collect();
             let settings = generate::Settings {
-                sampling: Sampling { temperature: group as f32, top_k: ask.top_k, top_p: ask.top_p as f32 },
+                sampling: Sampling { temperature: degree as f32, top_k: ask.top_k, top_p: ask.top_p as f32 },
                 max_new_tokens: ask.max_new_tokens,
                 eos: self.tokenizer.eos_ids().to_vec(),
                 batch: ask.batch,
@@ -104,30 +138,32 @@ impl<D: Device> Student<D> {
             let eos = &settings.eos;
             let mut on_token = |_: usize, token: u32| {
                 finished += usize::from(eos.contains(&token));
-                progress.set(finished as u64, &format!("temperature {group}"));
-                if interrupt::requested() { Err(Error::Interrupted) } else { Ok(()) }
+                progress.set(finished as u64, &format!("temperature {degree}"));
+                if interrupt::requested() { Err(Error::Interrupted) } else { group.check() }
             };
-            let samples = generate::generate(device, &self.decoder, self.adapter.as_ref(), &requests, &settings, &mut on_token)?;
+            let samples = generate::generate(device, &self.decoder, self.adapter.as_ref(), &requests, &settings, &mut on_token);
+            let samples = group.together(samples)?;
             for (place, sample) in places.into_iter().zip(samples) {
                 let text = self.tokenizer.decode(&sample.tokens, true)?;
                 let (_, answer) = prompt::split_answer(&text);
                 let mut extra = Extra::new();
                 extra.insert("tokens".into(), sample.tokens.len().into());
                 extra.insert("ended".into(), sample.ended.into());
-                answers[place] = Some(Candidate {
+                let answer = Candidate {
                     id: problems[place / ask.per_problem].id.clone(),
                     index: place % ask.per_problem,
                     model: self.name.clone(),
-                    temperature: group,
+                    temperature: degree,
                     text,
                     answer,
                     verdict: None,
                     extra,
-                });
+                };
+                answers.insert(place, answer);
             }
         }
         progress.finish("");
-        Ok(answers.into_iter().map(|answer| answer.expect("every place has a temperature")).collect())
+        Ok(answers.into_values().collect())
     }
 }
 

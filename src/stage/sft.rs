@@ -6,25 +6,27 @@ use std::path::Path;
 
 use serde_json::json;
 
+use super::checkpoints::Piece;
 use super::train::{self, Fitted, Plan, Task};
-use super::{Files, copy_tokenizer, fingerprint};
+use super::{Files, copy_tokenizer, fingerprint, spread};
 use crate::batch::{NextTokens, Order};
 use crate::checkpoint::Storage;
+use crate::comm::{Group, Shared};
 use crate::device::{Device, Dropout};
 use crate::error::{Error, Result};
 use crate::loss::{self, Pending};
 use crate::model::lora::LoraConfig;
-use crate::model::{Adapter, Decoder, Packed, Pass};
-use crate::optim::{Hyper, LearningRate};
+use crate::model::{Adapter, Decoder, OnLayer, Packed, Pass};
+use crate::optim::Hyper;
 use crate::prompt::{self, Example};
 use crate::recipe::{Recipe, Recompute, Train};
 use crate::record::{Conversation, read_jsonl};
 use crate::telemetry::note;
 use crate::tokenizer::Tokenizer;
-use crate::weights::{Grads, Param};
+use crate::weights::{Grads, Param, Trained};
 
 /// Tokens of one forward pass in validation.
-const VALIDATION_TOKENS: usize = 4096;
+pub const VALIDATION_TOKENS: usize = 4096;
 
 /// Language-model training on examples with masks: an adapter on a frozen decoder, or the whole decoder.
 pub struct Supervised<D: Device> {
@@ -73,6 +75,7 @@ impl<D: Device> Task<D> for Supervised<D> {
         norm: f64,
         dropout_key: u64,
         grads: &mut Grads<D>,
+        on_layer: OnLayer<'_, D>,
     ) -> Result<Pending<D, f64>> {
         let examples: Vec<&Example> = records.iter().map(|record| &self.examples[*record]).collect();
         let sequences: Vec<&[u32]> = examples.iter().map(|example| example.tokens.as_slice()).collect();
@@ -83,31 +86,39 @@ impl<D: Device> Task<D> for Supervised<D> {
         let pass = Pass { recompute: self.recompute, dropout };
         let (hidden, saved) = self.decoder.forward(device, &batch, self.adapter.as_ref(), pass)?;
         let (sum, dhidden) = loss::sft::sum_and_gradient(device, &self.decoder, &hidden, &next, norm, grads)?;
-        self.decoder.backward(device, &batch, self.adapter.as_ref(), saved, &dhidden, grads, &mut |_, _| Ok(()))?;
+        self.decoder.backward(device, &batch, self.adapter.as_ref(), saved, &dhidden, grads, on_layer)?;
         Ok(sum)
     }
 
-    fn validate(&mut self, device: &D) -> Result<Option<Vec<(&'static str, f64)>>> {
+    fn idle(&mut self, device: &D, grads: &mut Grads<D>, on_layer: OnLayer<'_, D>) -> Result<()> {
+        self.decoder.idle(device, grads, on_layer)
+    }
+
+    fn validate(&mut self, device: &D, group: &Group) -> Result<Option<Vec<(&'static str, f64)>>> {
         if self.validation.is_empty() {
             return Ok(None);
         }
-        let (mut sum, mut count) = (0.0, 0);
-        for chunk in by_tokens(&self.validation, VALIDATION_TOKENS) {
-            let sequences: Vec<&[u32]> = chunk.iter().map(|example| example.tokens.as_slice()).collect();
+        let chunks = by_tokens(&self.validation, VALIDATION_TOKENS);
+        let sum = |index: usize| {
+            let sequences: Vec<&[u32]> = chunks[index].iter().map(|example| example.tokens.as_slice()).collect();
             let batch = Packed::new(device, &sequences)?;
-            let next = NextTokens::masked(chunk);
             let hidden = self.decoder.infer(device, &batch, self.adapter.as_ref())?;
-            sum += loss::sft::sum(device, &self.decoder, &hidden, &next)?;
-            count += next.rows.len();
-        }
-        Ok(Some(vec![("validation_loss", sum / count as f64)]))
+            Ok(vec![loss::sft::sum(device, &self.decoder, &hidden, &NextTokens::masked(chunks[index]))?])
+        };
+        let sums = spread(device, (group, &self.decoder), "validate", chunks.len(), sum)?.concat();
+        let count: usize = self.validation.iter().map(|example| NextTokens::masked([example]).rows.len()).sum();
+        Ok(Some(vec![("validation_loss", sums.iter().sum::<f64>() / count as f64)]))
     }
 
-    fn save(&self, device: &D, folder: &Path) -> Result<()> {
-        match &self.adapter {
-            Some(adapter) => adapter.save(device, folder, &self.base, None),
-            None => self.decoder.save(device, folder, self.storage, Vec::new()),
-        }
+    fn files(&self, device: &D, trained: &Trained) -> Result<Vec<Piece>> {
+        let folder = match &self.adapter {
+            Some(adapter) => Piece::adapter(adapter.peft(device, &self.base, None, Some(trained))?),
+            None => {
+                let config = self.decoder.config.to_json(self.storage);
+                Piece::model(self.decoder.named(device, Some(trained))?, config, self.storage)
+            }
+        };
+        Ok(folder.into())
     }
 }
 
@@ -154,7 +165,8 @@ fn examples(tokenizer: &Tokenizer, path: &Path, max_tokens: usize) -> Result<(Ve
 }
 
 /// Runs the stage.
-pub fn run<D: Device>(device: &D, recipe: &Recipe) -> Result<Fitted> {
+pub fn run<D: Device>(device: &D, comm: &Shared<D>, recipe: &Recipe) -> Result<Fitted> {
+    let group = comm.group();
     let (files, sft) = (Files::of(recipe), &recipe.sft);
     let tokenizer = Tokenizer::load(&recipe.policy.model)?;
     let data = sft.data.clone().unwrap_or_else(|| files.sft());
@@ -167,7 +179,10 @@ pub fn run<D: Device>(device: &D, recipe: &Recipe) -> Result<Fitted> {
         true => self::examples(&tokenizer, &held_out, sft.max_tokens)?.0,
         false => Vec::new(),
     };
-    let decoder = Decoder::load(device, &recipe.policy.model)?;
+    let decoder = match sft.train {
+        Train::Lora if recipe.shard_frozen => Decoder::load_shared(device, comm, &recipe.policy.model, true)?,
+        _ => Decoder::load(device, &recipe.policy.model)?,
+    };
     check_vocabulary(&tokenizer, decoder.config.vocab, &recipe.policy.model)?;
     let adapter = match (sft.train, &sft.adapter) {
         (Train::Full, _) => None,
@@ -177,7 +192,7 @@ pub fn run<D: Device>(device: &D, recipe: &Recipe) -> Result<Fitted> {
     let order = Order {
         count: examples.len(),
         per_micro: sft.sequences_per_device,
-        accumulation: sft.accumulation,
+        accumulation: train::micros(sft.global_batch, sft.sequences_per_device, sft.accumulation, group.ranks()),
         epochs: sft.epochs,
         seed: recipe.seed,
         shuffle: sft.shuffle,
@@ -185,8 +200,10 @@ pub fn run<D: Device>(device: &D, recipe: &Recipe) -> Result<Fitted> {
     let result = files.sft_result(sft.train);
     let plan = Plan {
         name: "sft",
-        rate: LearningRate::new(sft.schedule, sft.learning_rate, sft.warmup_ratio, order.steps()),
         order,
+        schedule: sft.schedule,
+        learning_rate: sft.learning_rate,
+        warmup_ratio: sft.warmup_ratio,
         hyper: Hyper {
             beta1: sft.beta1,
             beta2: sft.beta2,
@@ -194,7 +211,9 @@ pub fn run<D: Device>(device: &D, recipe: &Recipe) -> Result<Fitted> {
             weight_decay: sft.weight_decay,
             max_grad_norm: sft.max_grad_norm,
         },
+        train: sft.train,
         checkpoint_every: sft.checkpoint_every,
+        keep: recipe.keep_checkpoints,
         patience: sft.patience,
         seed: recipe.seed,
         result: result.clone(),
@@ -208,8 +227,8 @@ pub fn run<D: Device>(device: &D, recipe: &Recipe) -> Result<Fitted> {
     let base = recipe.policy.model.display().to_string();
     let recompute = sft.recompute;
     let mut task = Supervised { decoder, adapter, examples, ids, validation, recompute, base, storage: Storage::F32 };
-    let fitted = train::fit(device, &mut task, &plan)?;
-    if sft.train == Train::Full {
+    let fitted = train::fit(device, comm, &mut task, &plan)?;
+    if sft.train == Train::Full && group.is_first() {
         copy_tokenizer(&recipe.policy.model, &result)?;
     }
     note(&format!("sft: {} steps, wrote {}", fitted.steps, result.display()));

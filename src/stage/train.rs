@@ -1,22 +1,25 @@
-//! The loop that every supervised stage shares: micro-batches, accumulation, clipping, AdamW, validation and early stopping,
-//! checkpoints to go on from. What differs is a [`Task`].
+//! The loop that every supervised stage shares: micro-batches dealt to the ranks, accumulation, clipping, AdamW, validation and early
+//! stopping, checkpoints to go on from. What differs is a [`Task`].
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::checkpoints::{Checkpoints, Content, Piece};
 use crate::batch::Order;
 use crate::checkpoint::{self, Named, Storage, Tensors};
-use crate::device::{Device, Real};
+use crate::comm::{Group, Shared};
+use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::loss::Pending;
-use crate::optim::{Hyper, LearningRate, Optimizer};
+use crate::model::OnLayer;
+use crate::optim::{Hyper, LearningRate, Optimizer, Sum, deal};
+use crate::recipe::{Schedule, Train};
 use crate::rng;
 use crate::telemetry::{Metrics, Progress, interrupt, note};
-use crate::weights::{Grads, Param};
+use crate::weights::{Grads, Param, Trained};
 
 /// What a stage trains.
 pub trait Task<D: Device> {
@@ -28,8 +31,8 @@ pub trait Task<D: Device> {
     fn tokens(&self, record: usize) -> usize;
     /// The record's id.
     fn id(&self, record: usize) -> String;
-    /// Forward and backward of a micro-batch: adds the gradient of `norm * sum of losses` and returns the sum, to be read later. `dropout_key` is
-    /// this micro-batch's own.
+    /// Forward and backward of a micro-batch: adds the gradient of `norm * sum of losses`, tells `on_layer` of each block that is
+    /// finished, and returns the sum, to be read later. `dropout_key` is this micro-batch's own.
     fn micro(
         &mut self,
         device: &D,
@@ -37,25 +40,37 @@ pub trait Task<D: Device> {
         norm: f64,
         dropout_key: u64,
         grads: &mut Grads<D>,
+        on_layer: OnLayer<'_, D>,
     ) -> Result<Pending<D, f64>>;
-    /// Measures held-out data: the first number is the loss that early stopping watches. None where there is nothing to measure.
-    fn validate(&mut self, device: &D) -> Result<Option<Vec<(&'static str, f64)>>>;
-    /// Writes the result as it stands.
-    fn save(&self, device: &D, folder: &Path) -> Result<()>;
+    /// What a rank does that has no micro-batch while others have one: its part in bringing shared weights together.
+    fn idle(&mut self, device: &D, grads: &mut Grads<D>, on_layer: OnLayer<'_, D>) -> Result<()>;
+    /// Measures held-out data, spread over the ranks: the first number is the loss that early stopping watches. None where there is
+    /// nothing to measure.
+    fn validate(&mut self, device: &D, group: &Group) -> Result<Option<Vec<(&'static str, f64)>>>;
+    /// The files of the result as it stands: an adapter's folder, or a model's. What is trained takes its values from `trained`.
+    fn files(&self, device: &D, trained: &Trained) -> Result<Vec<Piece>>;
 }
 
 /// How a task is trained.
 pub struct Plan {
     /// The stage's name in metrics and messages.
     pub name: &'static str,
-    /// Which records make which step.
+    /// Which records make which step; its `accumulation` counts the micro-batches of a step over all ranks.
     pub order: Order,
-    /// The learning rate of each step.
-    pub rate: LearningRate,
+    /// The learning rate after warm-up.
+    pub schedule: Schedule,
+    /// The highest learning rate.
+    pub learning_rate: f64,
+    /// Share of the steps that are warm-up.
+    pub warmup_ratio: f64,
     /// AdamW's constants.
     pub hyper: Hyper,
+    /// What is trained.
+    pub train: Train,
     /// Steps between checkpoints; 0 saves only at an interrupt.
     pub checkpoint_every: usize,
+    /// Checkpoints that are kept.
+    pub keep: usize,
     /// Epochs without a better validation before training stops.
     pub patience: Option<usize>,
     /// Seed of dropout.
@@ -85,192 +100,280 @@ pub struct Fitted {
 struct State {
     identity: String,
     step: usize,
+    /// Ranks that saved it.
+    ranks: usize,
+    /// Micro-batches of a step: a run goes on with the steps that it began with, on however many ranks.
+    micros: usize,
     best: Option<(usize, f64)>,
     loss: f64,
 }
 
-/// Trains to the end, or to an interrupt, after which the same call goes on with the same bits. The last checkpoint stays, since
-/// the stage may have more to do that can fail; the runner removes it when the stage is done.
-pub fn fit<D: Device>(device: &D, task: &mut dyn Task<D>, plan: &Plan) -> Result<Fitted> {
-    let order = &plan.order;
-    let mut grads = Grads::new(device, &mut task.params())?;
-    let mut optimizer = Optimizer::new(device, &grads, plan.hyper)?;
-    let resumed = resume(device, task, &mut optimizer, plan)?;
-    if let Some(state) = &resumed {
-        note(&format!("{}: going on from step {} of {}", plan.name, state.step, order.steps()));
+/// Micro-batches of a step over all ranks: what `global_batch` says, else so many on each.
+pub fn micros(global_batch: Option<usize>, per_micro: usize, accumulation: usize, ranks: usize) -> usize {
+    global_batch.map_or(accumulation * ranks, |sequences| sequences / per_micro)
+}
+
+/// Where the gradients of what is trained are summed up.
+pub fn sum(train: Train) -> Sum {
+    match train {
+        Train::Lora => Sum::Whole,
+        Train::Full => Sum::Shares,
     }
-    let mut metrics = Metrics::open(&plan.metrics, plan.name, resumed.as_ref().map(|state| state.step as u64))?;
+}
+
+/// What one step did.
+struct Step {
+    loss: f64,
+    grad_norm: f64,
+    tokens: usize,
+}
+
+/// A task with its gradients and its optimizer.
+struct Fit<'a, D: Device> {
+    device: &'a D,
+    task: &'a mut dyn Task<D>,
+    plan: &'a Plan,
+    order: Order,
+    rate: LearningRate,
+    grads: Grads<D>,
+    optimizer: Optimizer<D>,
+    checkpoints: Checkpoints,
+    state: State,
+}
+
+/// Trains to the end, or to an interrupt, after which the same call goes on with the same bits. The last checkpoints stay, since
+/// the stage may have more to do that can fail; the runner removes them when the stage is done.
+pub fn fit<D: Device>(device: &D, comm: &Shared<D>, task: &mut dyn Task<D>, plan: &Plan) -> Result<Fitted> {
+    let group = comm.group();
+    let (optimizer, grads) = Optimizer::new(device, comm, &mut task.params(), plan.hyper, sum(plan.train))?;
+    let checkpoints = Checkpoints::open(&plan.folder, plan.keep);
+    let order = plan.order.clone();
     // The loss is a number even before the first step: that is when an interrupt may save it, and JSON has no NaN.
-    let mut state = resumed.unwrap_or_else(|| State { identity: plan.identity.clone(), step: 0, best: None, loss: 0.0 });
-    let progress = Progress::new(plan.name, order.steps() as u64);
-    while state.step < order.steps() {
-        if interrupt::requested() {
-            metrics.sync()?;
-            store(device, task, &optimizer, plan, &state)?;
-            return Err(Error::Interrupted);
+    let (identity, ranks, micros) = (plan.identity.clone(), group.ranks(), order.accumulation);
+    let state = State { identity, step: 0, ranks, micros, best: None, loss: 0.0 };
+    let rate = LearningRate::new(plan.schedule, plan.learning_rate, plan.warmup_ratio, order.steps());
+    let mut fit = Fit { device, task, plan, order, rate, grads, optimizer, checkpoints, state };
+    let keep = fit.resume(group)?;
+    let trained = fit.run(group, keep);
+    // Ranks that come out for a reason that all of them share finish what is under way; a rank that fails alone cannot.
+    let together = matches!(trained, Ok(_) | Err(Error::Interrupted | Error::NonFinite { .. })) || group.ranks() == 1;
+    let finished = if together { fit.checkpoints.finish(group) } else { Ok(()) };
+    let fitted = trained?;
+    finished?;
+    if fit.state.best.is_none() {
+        fit.save(group)?;
+    }
+    // Whoever reads the result next finds it whole.
+    group.any("saved", false)?;
+    Ok(fitted)
+}
+
+impl<D: Device> Fit<'_, D> {
+    /// Goes on from the newest whole checkpoint of these settings and data, if there is one; returns its step.
+    fn resume(&mut self, group: &Group) -> Result<Option<u64>> {
+        let Some((_, folder)) = self.checkpoints.latest(group)? else { return Ok(None) };
+        let (name, path) = (self.plan.name, folder.join("state.json"));
+        let state: State = serde_json::from_value(checkpoint::read_json(&path)?).map_err(|e| Error::input(path.display(), e))?;
+        if state.identity != self.plan.identity {
+            note(&format!("{name}: {} belongs to other settings or data; starting anew", folder.display()));
+            self.checkpoints.clear(group)?;
+            return Ok(None);
         }
-        let started = Instant::now();
-        let micros = order.step(state.step);
+        let saved = open_states(&folder, state.ranks)?;
+        self.optimizer.restore(self.device, &mut self.task.params(), state.step as u64, "", &saved)?;
+        self.order.accumulation = state.micros;
+        let (plan, steps) = (self.plan, self.order.steps());
+        self.rate = LearningRate::new(plan.schedule, plan.learning_rate, plan.warmup_ratio, steps);
+        note(&format!("{name}: going on from step {} of {steps}", state.step));
+        self.state = State { ranks: group.ranks(), ..state };
+        Ok(Some(self.state.step as u64))
+    }
+
+    fn run(&mut self, group: &Group, keep: Option<u64>) -> Result<Fitted> {
+        let plan = self.plan;
+        let mut metrics = if group.is_first() { Some(Metrics::open(&plan.metrics, plan.name, keep)?) } else { None };
+        let progress = Progress::new(plan.name, self.order.steps() as u64);
+        while self.state.step < self.order.steps() {
+            let [stop, written] = self.agree(group)?;
+            if stop {
+                sync(&mut metrics)?;
+                self.store(group)?;
+                return Err(Error::Interrupted);
+            }
+            if written && self.checkpoints.under_way() {
+                self.checkpoints.finish(group)?;
+            }
+            let started = Instant::now();
+            let lr = self.rate.at(self.state.step);
+            let Step { loss, grad_norm, tokens } = self.step(group, lr)?;
+            let seconds = started.elapsed().as_secs_f64();
+            let rate = tokens as f64 / seconds;
+            let mut fields = vec![
+                ("epoch", json!(self.state.step as f64 / self.order.steps_per_epoch() as f64)),
+                ("tokens", json!(tokens)),
+                ("loss", json!(loss)),
+                ("lr", json!(lr)),
+                ("grad_norm", json!(grad_norm)),
+                ("seconds", json!(seconds)),
+                ("tokens_per_s", json!(rate)),
+            ];
+            let mut enough = false;
+            if self.state.step.is_multiple_of(self.order.steps_per_epoch()) {
+                enough = self.end_epoch(group, &mut fields)?;
+            }
+            if let Some(metrics) = &mut metrics {
+                metrics.write(self.state.step as u64, &fields)?;
+            }
+            progress.set(self.state.step as u64, &format!("loss {loss:.4} lr {lr:.2e} {rate:.0} tokens/s"));
+            if enough {
+                break;
+            }
+            let due = plan.checkpoint_every > 0 && self.state.step.is_multiple_of(plan.checkpoint_every);
+            if due && self.state.step < self.order.steps() {
+                sync(&mut metrics)?;
+                self.store(group)?;
+            }
+        }
+        progress.finish(&format!("loss {:.4}", self.state.loss));
+        Ok(Fitted { steps: self.state.step, loss: self.state.loss, best: self.state.best })
+    }
+
+    /// What all ranks have to see alike before a step: whether one was asked to stop, and whether all parts of the checkpoint under
+    /// way are written.
+    fn agree(&self, group: &Group) -> Result<[bool; 2]> {
+        let here = vec![u8::from(interrupt::requested()), u8::from(self.checkpoints.written())];
+        let all = group.exchange("step", here)?;
+        Ok([all.iter().any(|bytes| bytes[0] == 1), all.iter().all(|bytes| bytes[1] == 1)])
+    }
+
+    /// One optimizer step.
+    fn step(&mut self, group: &Group, lr: f64) -> Result<Step> {
+        let (device, plan) = (self.device, self.plan);
+        let micros = self.order.step(self.state.step);
         let records: Vec<usize> = micros.iter().flatten().copied().collect();
-        let weight: f64 = records.iter().map(|record| task.weight(*record)).sum();
-        let named = |task: &dyn Task<D>| records.iter().map(|record| task.id(*record)).collect::<Vec<_>>();
-        grads.clear(device)?;
-        let mut losses = Vec::with_capacity(micros.len());
-        for (index, micro) in micros.iter().enumerate() {
-            let key = rng::key(plan.seed, "dropout", (state.step * order.accumulation + index) as u64);
-            losses.push(task.micro(device, micro, 1.0 / weight, key, &mut grads)?);
+        let weight: f64 = records.iter().map(|record| self.task.weight(*record)).sum();
+        self.optimizer.clear(device, &mut self.grads)?;
+        let own: Vec<usize> = deal(micros.len(), group.ranks(), group.rank()).collect();
+        let rounds = micros.len().div_ceil(group.ranks());
+        let mut losses = Vec::with_capacity(own.len());
+        for round in 0..rounds {
+            let (task, last) = (&mut *self.task, round + 1 == rounds);
+            let Some(&index) = own.get(round) else {
+                self.optimizer.backward(device, &mut self.grads, last, |grads, on_layer| task.idle(device, grads, on_layer))?;
+                continue;
+            };
+            let key = rng::key(plan.seed, "dropout", (self.state.step * self.order.accumulation + index) as u64);
+            losses.push(self.optimizer.backward(device, &mut self.grads, last, |grads, on_layer| {
+                task.micro(device, &micros[index], 1.0 / weight, key, grads, on_layer)
+            })?);
         }
-        let at = || format!("{} step {}", plan.name, state.step + 1);
-        let (squares, losses) = optimizer.measure(device, &grads, &losses)?;
+        let not_finite = |what: String| {
+            let records = records.iter().map(|record| self.task.id(*record)).collect();
+            Error::NonFinite { at: format!("{} step {}", plan.name, self.state.step + 1), what, records }
+        };
+        let (squares, losses) = self.optimizer.measure(device, &self.grads, &losses)?;
         let sum: f64 = losses.iter().sum();
         if !sum.is_finite() {
-            return Err(Error::NonFinite { at: at(), what: "the loss".into(), records: named(task) });
+            return Err(not_finite("the loss".into()));
         }
-        let grad_norm = squares.norm(&grads).map_err(|error| match error {
-            Error::NonFinite { what, .. } => Error::NonFinite { at: at(), what, records: named(task) },
+        let grad_norm = squares.norm(&self.grads).map_err(|error| match error {
+            Error::NonFinite { what, .. } => not_finite(what),
             other => other,
         })?;
-        let lr = plan.rate.at(state.step);
-        optimizer.update(device, &mut task.params(), &grads, grad_norm, lr)?;
-        state.step += 1;
-        state.loss = sum / weight;
-        let tokens: usize = records.iter().map(|record| task.tokens(*record)).sum();
-        let seconds = started.elapsed().as_secs_f64();
-        let rate = tokens as f64 / seconds;
-        let mut fields = vec![
-            ("epoch", json!(state.step as f64 / order.steps_per_epoch() as f64)),
-            ("tokens", json!(tokens)),
-            ("loss", json!(state.loss)),
-            ("lr", json!(lr)),
-            ("grad_norm", json!(grad_norm)),
-            ("seconds", json!(seconds)),
-            ("tokens_per_s", json!(rate)),
-        ];
-        let mut enough = false;
-        if state.step.is_multiple_of(order.steps_per_epoch()) {
-            enough = end_epoch(device, task, plan, &mut state, &mut fields)?;
+        self.optimizer.update(device, &mut self.task.params(), &self.grads, grad_norm, lr)?;
+        self.state.step += 1;
+        self.state.loss = sum / weight;
+        let tokens = records.iter().map(|record| self.task.tokens(*record)).sum();
+        Ok(Step { loss: self.state.loss, grad_norm, tokens })
+    }
+
+    /// Validates; keeps the result if it is the best so far; says whether patience has run out.
+    fn end_epoch(&mut self, group: &Group, fields: &mut Vec<(&'static str, Value)>) -> Result<bool> {
+        let epoch = self.state.step / self.order.steps_per_epoch();
+        let Some(measured) = self.task.validate(self.device, group)? else { return Ok(false) };
+        fields.extend(measured.iter().map(|(name, value)| (*name, json!(value))));
+        let loss = measured[0].1;
+        let shown: Vec<String> = measured.iter().map(|(name, value)| format!("{name} {value:.4}")).collect();
+        note(&format!("{}: epoch {epoch}: {}", self.plan.name, shown.join(", ")));
+        if loss.is_finite() && self.state.best.is_none_or(|(_, best)| loss < best) {
+            self.state.best = Some((epoch, loss));
+            self.save(group)?;
         }
-        metrics.write(state.step as u64, &fields)?;
-        progress.set(state.step as u64, &format!("loss {:.4} lr {lr:.2e} {rate:.0} tokens/s", state.loss));
-        if enough {
-            break;
+        let since = epoch - self.state.best.map_or(0, |(best, _)| best);
+        Ok(self.plan.patience.is_some_and(|patience| since >= patience.max(1)))
+    }
+
+    /// Writes the result as it stands.
+    fn save(&mut self, group: &Group) -> Result<()> {
+        match self.optimizer.masters(self.device, &self.task.params())? {
+            Some(trained) if group.is_first() => write(&self.plan.result, &self.task.files(self.device, &trained)?),
+            _ => Ok(()),
         }
-        if plan.checkpoint_every > 0 && state.step.is_multiple_of(plan.checkpoint_every) && state.step < order.steps() {
-            metrics.sync()?;
-            store(device, task, &optimizer, plan, &state)?;
+    }
+
+    /// Starts a checkpoint: this rank's share of the optimizer's state, and from the first rank the adapter and where training is.
+    fn store(&mut self, group: &Group) -> Result<()> {
+        let mut pieces = vec![state_piece(group, self.optimizer.save(self.device, &self.task.params(), "")?)];
+        if self.plan.train == Train::Lora
+            && let Some(trained) = self.optimizer.masters(self.device, &self.task.params())?
+        {
+            pieces.extend(self.task.files(self.device, &trained)?);
         }
+        if group.is_first() {
+            pieces.push(Piece { name: "state.json".into(), content: Content::Json(json!(self.state)) });
+        }
+        self.checkpoints.start(group, self.state.step, pieces)
     }
-    progress.finish(&format!("loss {:.4}", state.loss));
-    if state.best.is_none() {
-        task.save(device, &plan.result)?;
-    }
-    Ok(Fitted { steps: state.step, loss: state.loss, best: state.best })
 }
 
-/// Validates; keeps the result if it is the best so far; says whether patience has run out.
-fn end_epoch<D: Device>(
-    device: &D,
-    task: &mut dyn Task<D>,
-    plan: &Plan,
-    state: &mut State,
-    fields: &mut Vec<(&'static str, Value)>,
-) -> Result<bool> {
-    let epoch = state.step / plan.order.steps_per_epoch();
-    let Some(measured) = task.validate(device)? else { return Ok(false) };
-    fields.extend(measured.iter().map(|(name, value)| (*name, json!(value))));
-    let loss = measured[0].1;
-    let shown: Vec<String> = measured.iter().map(|(name, value)| format!("{name} {value:.4}")).collect();
-    note(&format!("{}: epoch {epoch}: {}", plan.name, shown.join(", ")));
-    if loss.is_finite() && state.best.is_none_or(|(_, best)| loss < best) {
-        state.best = Some((epoch, loss));
-        task.save(device, &plan.result)?;
+/// Metrics are on disk before a checkpoint that counts on them.
+pub(super) fn sync(metrics: &mut Option<Metrics>) -> Result<()> {
+    metrics.as_mut().map_or(Ok(()), Metrics::sync)
+}
+
+impl Piece {
+    /// An adapter's folder, of [`Adapter::peft`](crate::model::Adapter::peft).
+    pub(super) fn adapter((tensors, config): (Vec<Named>, Value)) -> [Piece; 2] {
+        let tensors = Content::Tensors(tensors, Storage::F32);
+        [("adapter_model.safetensors", tensors), ("adapter_config.json", Content::Json(config))]
+            .map(|(name, content)| Piece { name: name.into(), content })
     }
-    let since = epoch - state.best.map_or(0, |(best, _)| best);
-    Ok(plan.patience.is_some_and(|patience| since >= patience.max(1)))
-}
 
-/// Checkpoints of a folder by step, the newest last.
-pub(super) fn checkpoints(folder: &Path) -> Vec<(usize, PathBuf)> {
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    let parse = |entry: fs::DirEntry| {
-        let step = entry.file_name().to_str()?.strip_prefix("checkpoint-")?.parse().ok()?;
-        Some((step, entry.path()))
-    };
-    let mut found: Vec<(usize, PathBuf)> = entries.filter_map(parse).collect();
-    found.sort();
-    found
-}
-
-fn store<D: Device>(device: &D, task: &mut dyn Task<D>, optimizer: &Optimizer<D>, plan: &Plan, state: &State) -> Result<()> {
-    let name = format!("checkpoint-{}", state.step);
-    let (partial, whole) = (plan.folder.join(format!(".{name}")), plan.folder.join(&name));
-    if whole.exists() {
-        return Ok(());
+    /// A model's folder.
+    pub(super) fn model(tensors: Vec<Named>, config: Value, storage: Storage) -> [Piece; 2] {
+        let tensors = Content::Tensors(tensors, storage);
+        [("model.safetensors", tensors), ("config.json", Content::Json(config))]
+            .map(|(name, content)| Piece { name: name.into(), content })
     }
-    save_state(device, &partial, &task.params(), optimizer)?;
-    checkpoint::write_json(&partial.join("state.json"), &json!(state))?;
-    publish(&plan.folder, &partial, &whole)
+
+    /// The same in a folder of this name.
+    pub(super) fn under(self, folder: &str) -> Piece {
+        Piece { name: format!("{folder}/{}", self.name), ..self }
+    }
 }
 
-/// Removes every checkpoint: they belong to other settings or data.
-pub(super) fn clear(folder: &Path) -> Result<()> {
-    for (_, checkpoint) in checkpoints(folder) {
-        fs::remove_dir_all(&checkpoint).map_err(|e| Error::io(checkpoint, e))?;
+/// Writes files into a folder, each atomically.
+pub(super) fn write(folder: &Path, pieces: &[Piece]) -> Result<()> {
+    for Piece { name, content } in pieces {
+        let path = folder.join(name);
+        match content {
+            Content::Tensors(tensors, storage) => checkpoint::write_tensors(&path, tensors, *storage)?,
+            Content::Json(value) => checkpoint::write_json(&path, value)?,
+        }
     }
     Ok(())
 }
 
-/// Makes a written checkpoint the current one, and removes the older ones.
-pub(super) fn publish(folder: &Path, partial: &Path, whole: &Path) -> Result<()> {
-    let older = checkpoints(folder);
-    fs::rename(partial, whole).map_err(|e| Error::io(whole, e))?;
-    for (_, folder) in older {
-        fs::remove_dir_all(&folder).map_err(|e| Error::io(folder, e))?;
-    }
-    Ok(())
+fn state_name(rank: usize, ranks: usize) -> String {
+    format!("optimizer-{:05}-of-{ranks:05}.safetensors", rank + 1)
 }
 
-fn resume<D: Device>(device: &D, task: &mut dyn Task<D>, optimizer: &mut Optimizer<D>, plan: &Plan) -> Result<Option<State>> {
-    let Some((_, folder)) = checkpoints(&plan.folder).pop() else { return Ok(None) };
-    let path = folder.join("state.json");
-    let state: State = serde_json::from_value(checkpoint::read_json(&path)?).map_err(|e| Error::input(path.display(), e))?;
-    if state.identity != plan.identity {
-        note(&format!("{}: {} belongs to other settings or data; starting anew", plan.name, folder.display()));
-        clear(&plan.folder)?;
-        return Ok(None);
-    }
-    load_state(device, &folder, &mut task.params(), optimizer, state.step as u64)?;
-    Ok(Some(state))
+/// A rank's share of optimizers' states as a file.
+pub(super) fn state_piece(group: &Group, tensors: Vec<Named>) -> Piece {
+    Piece { name: state_name(group.rank(), group.ranks()), content: Content::Tensors(tensors, Storage::F32) }
 }
 
-/// Writes masters and moments, exactly, as `<slot>.master`, `<slot>.m`, `<slot>.v`.
-pub fn save_state<D: Device>(device: &D, folder: &Path, params: &[&mut Param<D>], optimizer: &Optimizer<D>) -> Result<()> {
-    let mut tensors = Vec::new();
-    let floats = |values: Vec<D::Acc>| values.iter().map(|x| x.f64() as f32).collect::<Vec<f32>>();
-    for (slot, (param, [m, v])) in params.iter().zip(optimizer.moments(device)?).enumerate() {
-        let master = param.master.as_ref().expect("a trained parameter has a master");
-        for (name, values) in [("master", device.download(master)?), ("m", m), ("v", v)] {
-            tensors.push(Named { name: format!("{slot}.{name}"), shape: vec![values.len()], values: floats(values) });
-        }
-    }
-    checkpoint::write_tensors(&folder.join("state.safetensors"), &tensors, Storage::F32)
-}
-
-/// Reads what [`save_state`] wrote, after `steps` optimizer steps.
-pub fn load_state<D: Device>(
-    device: &D,
-    folder: &Path,
-    params: &mut [&mut Param<D>],
-    optimizer: &mut Optimizer<D>,
-    steps: u64,
-) -> Result<()> {
-    let tensors = Tensors::open_files(&[folder.join("state.safetensors")])?;
-    let mut moments = Vec::new();
-    for (slot, param) in params.iter_mut().enumerate() {
-        let read = |name: &str| tensors.read::<D::Acc>(&format!("{slot}.{name}"), &[param.elements()]);
-        let (master, m, v) = (read("master")?, read("m")?, read("v")?);
-        param.write(device, &master)?;
-        moments.push([m, v]);
-    }
-    optimizer.restore(device, steps, &moments)
+/// The shares that `ranks` ranks saved.
+pub(super) fn open_states(folder: &Path, ranks: usize) -> Result<Vec<Tensors>> {
+    (0..ranks).map(|rank| Tensors::open_files(&[folder.join(state_name(rank, ranks))])).collect()
 }

@@ -5,6 +5,8 @@
 //! models are as small as they can be, since every thread of every kernel is run: what more steps, longer sequences and more
 //! prompts would show, `tests/{method,resume}.rs` show on the CPU.
 
+#[path = "../support/ground.rs"]
+mod ground;
 #[path = "../support/place.rs"]
 #[allow(dead_code)] // It opens devices whose driver nobody watches.
 mod place;
@@ -13,7 +15,7 @@ mod simulated;
 #[path = "../support/tiny.rs"]
 mod tiny;
 
-mod ground;
+mod ranks;
 mod stages;
 mod steps;
 mod watched;

@@ -15,7 +15,7 @@ use crate::watched::watch;
 
 /// `tests/golden.rs` lets single precision be 2e-5 away in log-probs, scores and losses, and 1e-4 of the largest element in
 /// gradients and in trained values. A handful of steps, and numbers that are sums of a few of these, stay within the larger one.
-const SINGLE: f64 = 1e-4;
+pub const SINGLE: f64 = 1e-4;
 
 /// Plain bfloat16 arithmetic is away by this much in one token's log-prob, in the mean of the tokens' losses, and in a score: the
 /// largest `bfloat16_distance` of tests/golden, whose models are of this size. `Cuda<bf16>` may be twice as far.
@@ -28,7 +28,7 @@ fn single<A: Act>() -> bool {
 }
 
 /// Every number within `allowed` of what was expected, relative above 1; everything else the same.
-fn assert_near(at: &str, found: &Value, expected: &Value, allowed: f64) {
+pub fn assert_near(at: &str, found: &Value, expected: &Value, allowed: f64) {
     match (found, expected) {
         (Value::Object(found), Value::Object(expected)) => {
             assert_eq!(found.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>(), "{at}");
@@ -46,7 +46,7 @@ fn assert_near(at: &str, found: &Value, expected: &Value, allowed: f64) {
     }
 }
 
-fn assert_same_values(found: &Path, expected: &Path, allowed: f64) {
+pub fn assert_same_values(found: &Path, expected: &Path, allowed: f64) {
     let [found, expected] = [found, expected].map(|path| Tensors::open_files(&[path.to_path_buf()]).unwrap());
     assert_eq!(found.names(), expected.names());
     for name in expected.names() {

@@ -4,10 +4,11 @@
 use std::collections::BTreeMap;
 
 use repairity::checkpoint::Storage;
+use repairity::comm;
 use repairity::device::cuda::Act;
 use repairity::device::{Cuda, Real};
 use repairity::model::config::Architecture;
-use repairity::optim::{Hyper, Optimizer};
+use repairity::optim::{Hyper, Optimizer, Sum};
 use repairity::prompt::Example;
 use repairity::recipe::Recompute;
 use repairity::rng::Rng;
@@ -56,7 +57,7 @@ fn recomputation_changes_no_bit<A: Act>(device: &Cuda<A>) {
         let mut with = |recompute| {
             task.recompute = recompute;
             grads.clear(device).unwrap();
-            let loss = task.micro(device, &[0, 1, 2], 0.1, 9, &mut grads).unwrap().read(device).unwrap();
+            let loss = task.micro(device, &[0, 1, 2], 0.1, 9, &mut grads, &mut |_, _| Ok(())).unwrap().read(device).unwrap();
             let named: BTreeMap<String, Vec<f64>> = grads
                 .by_name(device)
                 .unwrap()
@@ -78,15 +79,15 @@ fn recomputation_changes_no_bit<A: Act>(device: &Cuda<A>) {
 fn a_step_waits_once_and_its_memory_comes_back<A: Act>(device: &Cuda<A>) {
     for adapted in [false, true] {
         let mut task = task(device, adapted, &[7, 3, 7, 3]);
-        let mut grads = Grads::new(device, &mut task.params()).unwrap();
         let hyper = Hyper { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01, max_grad_norm: 1.0 };
-        let mut optimizer = Optimizer::new(device, &grads, hyper).unwrap();
+        let (mut optimizer, mut grads) = Optimizer::new(device, &comm::solo(), &mut task.params(), hyper, Sum::Whole).unwrap();
         let mut step = |key: u64| {
             let (_, seen) = watch(None, || {
                 grads.clear(device).unwrap();
                 let mut losses = Vec::new();
                 for (micro, records) in [[0, 1], [2, 3]].iter().enumerate() {
-                    losses.push(task.micro(device, records, 0.1, 2 * key + micro as u64, &mut grads).unwrap());
+                    let key = 2 * key + micro as u64;
+                    losses.push(task.micro(device, records, 0.1, key, &mut grads, &mut |_, _| Ok(())).unwrap());
                 }
                 let (squares, losses) = optimizer.measure(device, &grads, &losses).unwrap();
                 assert!(losses.iter().all(|loss| *loss > 0.0));

@@ -3,11 +3,12 @@
 use std::fs;
 use std::path::PathBuf;
 
+use repairity::comm::{self, Shared};
 use repairity::device::{Cpu, Device};
 use repairity::error::Result;
 use repairity::model::ScalarHead;
 use repairity::model::config::Architecture;
-use repairity::recipe::Recipe;
+use repairity::recipe::{Recipe, Train};
 use repairity::record::{Candidate, Check, Conversation, Message, Preference, Problem, Split, write_jsonl};
 use repairity::stage::{self, Files};
 use repairity::telemetry::set_quiet;
@@ -24,28 +25,39 @@ pub enum Stage {
 }
 
 impl Stage {
-    /// Runs it.
+    /// Runs it on a device alone.
     pub fn run<D: Device>(self, device: &D, recipe: &Recipe) -> Result<()> {
+        self.run_with(device, &comm::solo(), recipe)
+    }
+
+    /// Runs it as one rank of several.
+    pub fn run_with<D: Device>(self, device: &D, comm: &Shared<D>, recipe: &Recipe) -> Result<()> {
         match self {
-            Stage::Sft => stage::sft::run(device, recipe).map(drop),
-            Stage::Reward => stage::reward::run(device, recipe).map(drop),
-            Stage::Ppo => stage::ppo::run(device, recipe),
+            Stage::Sft => stage::sft::run(device, comm, recipe).map(drop),
+            Stage::Reward => stage::reward::run(device, comm, recipe).map(drop),
+            Stage::Ppo => stage::ppo::run(device, comm, recipe),
         }
     }
 
     /// The file with the values that it trained.
     pub fn trained(self, recipe: &Recipe) -> PathBuf {
         recipe.out.join(match self {
+            Stage::Sft if recipe.sft.train == Train::Full => "sft/model/model.safetensors",
             Stage::Sft => "sft/adapter/adapter_model.safetensors",
+            Stage::Reward if recipe.reward.train == Train::Lora => "reward/model/adapter_model.safetensors",
             Stage::Reward => "reward/model/model.safetensors",
             Stage::Ppo => "ppo/adapter/adapter_model.safetensors",
         })
     }
 
+    /// Where its checkpoints are.
+    pub fn state(self, recipe: &Recipe) -> PathBuf {
+        recipe.out.join(format!("{self:?}").to_lowercase()).join("state")
+    }
+
     /// Whether a checkpoint to go on from is there.
     pub fn has_checkpoint(self, recipe: &Recipe) -> bool {
-        let name = format!("{self:?}").to_lowercase();
-        let entries = fs::read_dir(recipe.out.join(name).join("state")).into_iter().flatten().flatten();
+        let entries = fs::read_dir(self.state(recipe)).into_iter().flatten().flatten();
         entries.into_iter().any(|entry| entry.file_name().to_string_lossy().starts_with("checkpoint-"))
     }
 }
