@@ -266,7 +266,7 @@ pub fn write_atomic_with(path: &Path, write: impl FnOnce(&mut File) -> Result<()
     };
     fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
     let name = path.file_name().ok_or_else(|| Error::input(path.display(), "not a file name"))?;
-    let temporary = folder.join(format!(".{}.{}", name.to_string_lossy(), std::process::id()));
+    let temporary = folder.join(format!(".{}.{}{TEMPORARY}", name.to_string_lossy(), std::process::id()));
     let io = |e| Error::io(path, e);
     let publish = || {
         let mut file = File::create(&temporary).map_err(io)?;
@@ -293,9 +293,12 @@ pub fn remove_temporaries(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Whether a name is one that [`write_atomic_with`] gives: `.name.process`.
+/// How temporaries end: a run folder may be one that holds other things of its owner's.
+const TEMPORARY: &str = ".repairity";
+
+/// Whether a name is one that [`write_atomic_with`] gives: `.name.process.repairity`.
 fn is_temporary(name: &str) -> bool {
-    let parts = name.strip_prefix('.').and_then(|name| name.rsplit_once('.'));
+    let parts = name.strip_prefix('.').and_then(|name| name.strip_suffix(TEMPORARY)).and_then(|name| name.rsplit_once('.'));
     parts.is_some_and(|(name, process)| !name.is_empty() && !process.is_empty() && process.bytes().all(|b| b.is_ascii_digit()))
 }
 
@@ -330,8 +333,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let inner = folder.path().join("sft/adapter");
         fs::create_dir_all(&inner).unwrap();
-        for name in [".problems.jsonl.4711", "problems.jsonl", ".hashes.json", "sft/adapter/.a.safetensors.12", "sft/adapter/a.1"]
-        {
+        let ours = [".problems.jsonl.4711.repairity", "sft/adapter/.a.safetensors.12.repairity"];
+        for name in ours.into_iter().chain(["problems.jsonl", ".hashes.json", ".notes.2024", "sft/adapter/a.1"]) {
             fs::write(folder.path().join(name), "x").unwrap();
         }
         remove_temporaries(folder.path()).unwrap();
@@ -341,7 +344,7 @@ mod tests {
             names.sort();
             names
         };
-        assert_eq!(names(folder.path()), [".hashes.json", "problems.jsonl", "sft"]);
+        assert_eq!(names(folder.path()), [".hashes.json", ".notes.2024", "problems.jsonl", "sft"]);
         assert_eq!(names(&inner), ["a.1"]);
     }
 
