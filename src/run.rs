@@ -130,8 +130,13 @@ impl Runner {
             return Ok(Done::Unchanged);
         }
         let resumed = before.filter(|record| record.state != State::Done);
-        if resumed.is_none() {
-            self.remove_state(spec)?;
+        let unfinished = |record: &&Record| record.state != State::Done && resumed.is_none() && !self.fresh;
+        let earlier = self.manifest.stage(spec.name).filter(unfinished).cloned();
+        match (&resumed, &earlier) {
+            (Some(_), _) => {}
+            // An input that turns out to be damaged must not cost what was reached with the one before it.
+            (None, Some(_)) => self.set_aside(spec)?,
+            (None, None) => self.remove_state(spec)?,
         }
 
         let mut record = Record {
@@ -156,9 +161,16 @@ impl Runner {
                 self.save(&record)?;
                 // After the record: a crash between the two leaves a checkpoint too many, never one too few.
                 self.remove_state(spec)?;
+                self.remove_aside(spec)?;
                 Ok(Done::Ran)
             }
             Err(error) => {
+                if let Some(earlier) = earlier.filter(|_| error.exit_code() == 2) {
+                    self.remove_state(spec)?;
+                    self.put_back(spec)?;
+                    self.save(&earlier)?;
+                    return Err(error);
+                }
                 record.state = if matches!(error, Error::Interrupted) { State::Interrupted } else { State::Failed };
                 record.error = Some(error.to_string());
                 // A disk that is full takes no manifest either; what is to be told is the error that came first.
@@ -183,21 +195,50 @@ impl Runner {
     }
 
     fn remove_state(&self, spec: &StageSpec) -> Result<()> {
-        for path in &spec.state {
-            assert!(path.starts_with(&self.folder), "{} is not in the run folder", path.display());
-            let removed = if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
-            match removed {
-                Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::io(path, e)),
-                _ => {}
-            }
+        spec.state.iter().try_for_each(|path| self.remove(path))
+    }
+
+    fn remove(&self, path: &Path) -> Result<()> {
+        assert!(path.starts_with(&self.folder), "{} is not in the run folder", path.display());
+        let removed = if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
+        match removed {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io(path, e)),
+            _ => Ok(()),
         }
-        Ok(())
+    }
+
+    /// Moves a stage's checkpoints out of its way, until its end shows whether they are needed again.
+    fn set_aside(&self, spec: &StageSpec) -> Result<()> {
+        self.remove_aside(spec)?;
+        spec.state.iter().try_for_each(|path| rename(path, &aside(path)))
+    }
+
+    fn put_back(&self, spec: &StageSpec) -> Result<()> {
+        spec.state.iter().try_for_each(|path| rename(&aside(path), path))
+    }
+
+    fn remove_aside(&self, spec: &StageSpec) -> Result<()> {
+        spec.state.iter().try_for_each(|path| self.remove(&aside(path)))
     }
 
     fn save(&mut self, record: &Record) -> Result<()> {
         self.manifest.put(record.clone());
         self.hashes.save()?;
         self.manifest.write(&self.folder.join("manifest.json"))
+    }
+}
+
+/// Where checkpoints are put that another attempt may not need.
+fn aside(path: &Path) -> PathBuf {
+    let name = path.file_name().map_or_else(Default::default, |name| name.to_string_lossy());
+    path.with_file_name(format!(".before-{name}"))
+}
+
+/// Renames what is there.
+fn rename(from: &Path, to: &Path) -> Result<()> {
+    match std::fs::rename(from, to) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io(from, e)),
+        _ => Ok(()),
     }
 }
 

@@ -543,6 +543,64 @@ fn times_of_files_from_another_clock() {
     }
 }
 
+/// Every look at the wall clock finds another decade. At the end it says how often somebody looked.
+const JUMPING: &str = r#"
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+
+static int looks;
+
+int clock_gettime(clockid_t clock, struct timespec *now) {
+    int (*real)(clockid_t, struct timespec *) = (int (*)(clockid_t, struct timespec *))dlsym(RTLD_NEXT, "clock_gettime");
+    int done = real(clock, now);
+    if (clock == CLOCK_REALTIME) now->tv_sec += __sync_fetch_and_add(&looks, 1) % 2 ? 400000000 : -400000000;
+    return done;
+}
+
+__attribute__((destructor)) static void say(void) {
+    FILE *file = fopen(getenv("JUMPING_LOOKS"), "w");
+    fprintf(file, "%d", looks);
+    fclose(file);
+}
+"#;
+
+#[test]
+fn a_clock_that_jumps_while_a_stage_runs() {
+    let ground = Ground::new();
+    let (source, library, looks) = (ground.at("jumping.c"), ground.at("jumping.so"), ground.at("looks"));
+    fs::write(&source, JUMPING).unwrap();
+    let built = Command::new("cc").args(["-shared", "-fPIC", "-o"]).args([&library, &source]).arg("-ldl").output();
+    if !built.is_ok_and(|output| output.status.success()) {
+        println!("skipped: no C compiler");
+        return;
+    }
+    let expected = undisturbed(&ground, "sft", &[]);
+    let run = ground.run("run");
+    let jumping = || {
+        let mut command = run.command("sft", 1);
+        let output = command.env("LD_PRELOAD", &library).env("JUMPING_LOOKS", &looks).output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+        assert_ne!(fs::read_to_string(&looks).unwrap(), "0", "nobody looked at the clock that jumps");
+        said(&output)
+    };
+    jumping();
+    assert_same(&run, &expected);
+    // Durations come from a clock that does not jump.
+    let bounds = 0.0..3600.0;
+    let manifest: serde_json::Value = serde_json::from_slice(&fs::read(run.at("manifest.json")).unwrap()).unwrap();
+    let seconds = manifest["stages"][0]["seconds"].as_f64().unwrap();
+    assert!(bounds.contains(&seconds), "{seconds}");
+    for line in fs::read_to_string(run.at("metrics.jsonl")).unwrap().lines() {
+        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+        let (seconds, rate) = (line["seconds"].as_f64().unwrap(), line["tokens_per_s"].as_f64().unwrap());
+        assert!(bounds.contains(&seconds) && rate > 0.0 && rate.is_finite(), "{line}");
+    }
+    assert_eq!(jumping(), "sft: unchanged, skipped\n");
+}
+
 /// Processes below one, however deep, each with the time of its start, which a later process of its number does not have.
 fn below(process: u32) -> Vec<(u32, String)> {
     let mut found = Vec::new();

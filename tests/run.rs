@@ -175,6 +175,28 @@ fn a_checkpoint_of_other_settings_is_not_gone_on_from() {
     assert!(!sft(&run, Ok(())).0);
 }
 
+/// An input that was damaged for a while cost all that the stage had reached.
+#[test]
+fn a_damaged_input_does_not_cost_the_checkpoint() {
+    let run = Run::new();
+    sft(&run, Err(Error::Interrupted)).1.unwrap_err();
+    fs::write(run.checkpoint().join("step"), "46").unwrap();
+    let whole = fs::read(run.root.path().join("data")).unwrap();
+    fs::write(run.root.path().join("data"), "cut").unwrap();
+    let (resumed, done) = sft(&run, Err(Error::input("data:1", "cut")));
+    assert!(!resumed && done.is_err_and(|e| e.exit_code() == 2));
+    fs::write(run.root.path().join("data"), whole).unwrap();
+    assert_eq!(fs::read_to_string(run.checkpoint().join("step")).unwrap(), "46");
+    assert!(sft(&run, Ok(())).0);
+
+    // Any other end of the new attempt: the old one is history.
+    fs::write(run.root.path().join("data"), "2").unwrap();
+    sft(&run, Err(Error::Interrupted)).1.unwrap_err();
+    fs::write(run.root.path().join("data"), "3").unwrap();
+    assert!(!sft(&run, Ok(())).0);
+    assert_eq!(fs::read_dir(run.out().join("checkpoints")).unwrap().count(), 0);
+}
+
 #[test]
 fn a_killed_process_counts_as_interrupted() {
     let run = Run::new();
