@@ -22,7 +22,7 @@ use repairity::model::{Adapter, Decoder, OnLayer, Packed, Pass, ScalarHead};
 use repairity::optim::Hyper;
 use repairity::prompt::{self, Example};
 use repairity::recipe::{Recipe, Recompute, Schedule, Train};
-use repairity::record::{Check, Conversation, Message, Problem, Split, write_jsonl};
+use repairity::record::{Conversation, Message, write_jsonl};
 use repairity::rng::Rng;
 use repairity::score::{self, RewardModel};
 use repairity::stage::checkpoints::{Content, Piece};
@@ -520,22 +520,6 @@ fn early_stopping_leaves_the_best_adapter() {
     assert!(second - best > 1e-4, "{losses:?}");
 }
 
-fn problem(id: usize) -> Problem {
-    Problem {
-        id: id.to_string(),
-        suite: "tiny".into(),
-        kind: "operator".into(),
-        difficulty: "easy".into(),
-        prompt: format!("Add {id}."),
-        buggy: None,
-        reference: None,
-        language: "python".into(),
-        check: Check { setup: String::new(), prelude: String::new(), tests: Vec::new(), timeout_s: 1.0 },
-        split: Some(Split::Train),
-        extra: Default::default(),
-    }
-}
-
 /// A PPO run on a tiny policy whose adapter was trained, with a reward model of its own.
 fn ppo_recipe<D: Device>(device: &D, folder: &Path) -> Recipe {
     let mut recipe = Recipe { out: folder.join("run"), ..Recipe::default() };
@@ -549,7 +533,7 @@ fn ppo_recipe<D: Device>(device: &D, folder: &Path) -> Recipe {
     recipe.ppo.checkpoint_every = 0;
     recipe.ppo.max_new_tokens = 8;
     recipe.prompt.instruction = Some("Fix.".into());
-    write_jsonl(&Files::of(&recipe).problems(), &(0..5).map(problem).collect::<Vec<_>>()).unwrap();
+    write_jsonl(&Files::of(&recipe).problems(), &(0..5).map(tiny::problem).collect::<Vec<_>>()).unwrap();
     recipe
 }
 

@@ -6,7 +6,6 @@ mod program;
 #[allow(dead_code)] // It also tells which kernels were launched.
 #[path = "support/simulated.rs"]
 mod simulated;
-#[allow(dead_code)] // It also makes adapters that were trained; only their extents matter here.
 #[path = "support/tiny.rs"]
 mod tiny;
 
@@ -32,7 +31,7 @@ use repairity::plan::stages::{self, Metered, View};
 use repairity::plan::{Models, Question, STAGES, shapes};
 use repairity::prompt::{self, Example};
 use repairity::recipe::{Critic, Recipe, Recompute, RewardMemory, Schedule, Train};
-use repairity::record::{Check, Message, Preference, Problem, Split, write_jsonl};
+use repairity::record::{Message, Preference, Problem, write_jsonl};
 use repairity::stage::sft::{Supervised, lora_config};
 use repairity::stage::train::{self, Plan};
 use repairity::stage::{self, Files};
@@ -290,22 +289,6 @@ fn the_peak_of_generation_is_the_planned_one() {
     everywhere!(answers_agree);
 }
 
-fn problem(id: usize) -> Problem {
-    Problem {
-        id: id.to_string(),
-        suite: "tiny".into(),
-        kind: "operator".into(),
-        difficulty: "easy".into(),
-        prompt: format!("Add {id}."),
-        buggy: None,
-        reference: None,
-        language: "python".into(),
-        check: Check { setup: String::new(), prelude: String::new(), tests: Vec::new(), timeout_s: 1.0 },
-        split: Some(Split::Train),
-        extra: Default::default(),
-    }
-}
-
 fn ppo_agrees<D: Device<Acc = f32>>(open: impl Fn() -> D, style: Style) {
     for (critic, recompute) in [(Critic::Adapter, Recompute::None), (Critic::Head, Recompute::Block)] {
         iteration_agrees(&open(), style, critic, recompute);
@@ -329,7 +312,7 @@ fn iteration_agrees<D: Device<Acc = f32>>(device: &D, style: Style, critic: Crit
     (ppo.prompts_per_iteration, ppo.sequences_per_device, ppo.minibatches, ppo.epochs) = (4, 4, 1, 2);
     (ppo.critic, ppo.recompute) = (critic, recompute);
     recipe.prompt.instruction = Some("Fix.".into());
-    let problems: Vec<Problem> = (0..4).map(problem).collect();
+    let problems: Vec<Problem> = (0..4).map(tiny::problem).collect();
     write_jsonl(&Files::of(&recipe).problems(), &problems).unwrap();
     let tokenizer = Tokenizer::load(&recipe.policy.model).unwrap();
     let length = |problem: &Problem| {

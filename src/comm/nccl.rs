@@ -62,7 +62,7 @@ impl Nccl {
             return Err(library.error("ncclCommInitRankConfig", code));
         }
         let state = Mutex::new(State { handle: Some(Open(handle)), aborting: false, aborter: None });
-        let communicator = Arc::new(Communicator { library, state, aborted: Condvar::new() });
+        let communicator = Arc::new(Communicator { symbols: library, state, aborted: Condvar::new() });
         let aborts = Arc::downgrade(&communicator);
         group.hub().on_failure(move || {
             if let Some(communicator) = aborts.upgrade() {
@@ -118,7 +118,7 @@ impl Nccl {
 
     /// The error of a call. Another rank's end shows in NCCL too, and the group knows why it ended.
     fn failure(&self, what: &str, code: c_int) -> Error {
-        let error = self.communicator.library.error(what, code);
+        let error = self.communicator.symbols.error(what, code);
         self.communicator.abort();
         let end = Instant::now() + HEARSAY;
         while [SYSTEM_ERROR, REMOTE_ERROR].contains(&code) && Instant::now() < end {
@@ -270,7 +270,7 @@ impl Open {
 unsafe impl Send for Open {}
 
 struct Communicator {
-    library: &'static Library,
+    symbols: &'static Library,
     state: Mutex<State>,
     aborted: Condvar,
 }
@@ -299,7 +299,7 @@ impl Communicator {
 
     /// Makes a call, which nothing aborts meanwhile. None where there is no communicator any more.
     fn call(&self, call: impl FnOnce(&Library, Handle) -> c_int) -> Option<c_int> {
-        self.lock().handle.as_ref().map(|open| call(self.library, open.handle()))
+        self.lock().handle.as_ref().map(|open| call(self.symbols, open.handle()))
     }
 
     /// Ends what is under way, on a thread of its own: an abort waits for those of the other ranks of its node, and whoever asks for
@@ -310,7 +310,7 @@ impl Communicator {
         let own = self.clone();
         let work = move || {
             // SAFETY: the handle was open, and nobody has it any more.
-            unsafe { (own.library.comm_abort)(open.handle()) };
+            unsafe { (own.symbols.comm_abort)(open.handle()) };
             own.lock().aborting = false;
             own.aborted.notify_all();
         };
@@ -350,7 +350,7 @@ impl Communicator {
         let open = self.lock().handle.take();
         if let Some(open) = open {
             // SAFETY: the handle was open, and nobody has it any more.
-            unsafe { (self.library.comm_destroy)(open.handle()) };
+            unsafe { (self.symbols.comm_destroy)(open.handle()) };
         }
     }
 }

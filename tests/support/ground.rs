@@ -9,7 +9,7 @@ use repairity::error::Result;
 use repairity::model::ScalarHead;
 use repairity::model::config::Architecture;
 use repairity::recipe::{Recipe, Train};
-use repairity::record::{Candidate, Check, Conversation, Message, Preference, Problem, Split, write_jsonl};
+use repairity::record::{Candidate, Preference, write_jsonl};
 use repairity::stage::{self, Files};
 use repairity::telemetry::set_quiet;
 use serde_json::Value;
@@ -121,18 +121,13 @@ impl Ground {
         recipe.ppo.checkpoint_every = 1;
 
         let files = Files::of(&recipe);
-        write_jsonl(&files.sft(), &(0..6).map(|i| conversation("fix", i)).collect::<Vec<_>>()).unwrap();
-        write_jsonl(&files.sft_validation(), &(0..2).map(|i| conversation("repair", i)).collect::<Vec<_>>()).unwrap();
+        write_jsonl(&files.sft(), &(0..6).map(|i| tiny::conversation("fix", i)).collect::<Vec<_>>()).unwrap();
+        write_jsonl(&files.sft_validation(), &(0..2).map(|i| tiny::conversation("repair", i)).collect::<Vec<_>>()).unwrap();
         write_jsonl(&files.preferences(), &(0..6).map(preference).collect::<Vec<_>>()).unwrap();
-        write_jsonl(&files.problems(), &(0..4).map(problem).collect::<Vec<_>>()).unwrap();
+        write_jsonl(&files.problems(), &(0..4).map(tiny::problem).collect::<Vec<_>>()).unwrap();
         write_jsonl(&files.candidates(), &(0..4).map(candidate).collect::<Vec<_>>()).unwrap();
         recipe
     }
-}
-
-fn conversation(say: &str, i: usize) -> Conversation {
-    let messages = vec![Message::user(format!("{say} {i}")), Message::assistant(format!("x + {}", i % 5))];
-    Conversation { id: i.to_string(), messages, extra: Default::default() }
 }
 
 fn preference(i: usize) -> Preference {
@@ -143,22 +138,6 @@ fn preference(i: usize) -> Preference {
         rejected: format!("x - {}", i % 4),
         label: if i == 2 { 0.5 } else { 1.0 },
         judgments: Vec::new(),
-        extra: Default::default(),
-    }
-}
-
-fn problem(i: usize) -> Problem {
-    Problem {
-        id: i.to_string(),
-        suite: "tiny".into(),
-        kind: "operator".into(),
-        difficulty: "easy".into(),
-        prompt: format!("Add {i}."),
-        buggy: None,
-        reference: None,
-        language: "python".into(),
-        check: Check { setup: String::new(), prelude: String::new(), tests: Vec::new(), timeout_s: 1.0 },
-        split: Some(Split::Train),
         extra: Default::default(),
     }
 }

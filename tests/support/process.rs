@@ -12,35 +12,13 @@ use std::time::Duration;
 use repairity::device::Cpu;
 use repairity::model::ScalarHead;
 use repairity::model::config::Architecture;
-use repairity::record::{Candidate, Check, Conversation, Message, Preference, Problem, Split, write_jsonl};
+use repairity::record::{Candidate, Preference, write_jsonl};
 use serde_json::Value;
 
 use crate::tiny;
 
 /// Models and data that the runs of a test share.
 pub struct Ground(tempfile::TempDir);
-
-fn problems() -> Vec<Problem> {
-    let problem = |id: usize| Problem {
-        id: id.to_string(),
-        suite: "tiny".into(),
-        kind: "operator".into(),
-        difficulty: "easy".into(),
-        prompt: format!("Add {id}."),
-        buggy: None,
-        reference: None,
-        language: "python".into(),
-        check: Check { setup: String::new(), prelude: String::new(), tests: Vec::new(), timeout_s: 1.0 },
-        split: Some(Split::Train),
-        extra: Default::default(),
-    };
-    (0..7).map(problem).collect()
-}
-
-fn conversations(count: usize, say: &str) -> Vec<Conversation> {
-    let messages = |i: usize| vec![Message::user(format!("{say} {i}")), Message::assistant(format!("x + {}", i % 5))];
-    (0..count).map(|i| Conversation { id: i.to_string(), messages: messages(i), extra: Default::default() }).collect()
-}
 
 impl Ground {
     pub fn new() -> Ground {
@@ -76,9 +54,10 @@ impl Ground {
     /// The same in this folder.
     pub fn run_in(&self, folder: &Path, name: &str) -> Run {
         fs::create_dir_all(folder).unwrap();
+        let conversations = |count, say| (0..count).map(|i| tiny::conversation(say, i)).collect::<Vec<_>>();
         write_jsonl(&folder.join("sft.jsonl"), &conversations(32, "fix")).unwrap();
         write_jsonl(&folder.join("sft.validation.jsonl"), &conversations(5, "repair")).unwrap();
-        write_jsonl(&folder.join("problems.jsonl"), &problems()).unwrap();
+        write_jsonl(&folder.join("problems.jsonl"), &(0..7).map(tiny::problem).collect::<Vec<_>>()).unwrap();
         let candidate = |i: usize| Candidate {
             id: (i % 7).to_string(),
             index: i / 7,

@@ -1,4 +1,6 @@
-//! Tiny models, tokenizers and folders that the tests make for themselves.
+//! Tiny models, tokenizers, records and folders that the tests make for themselves.
+
+#![allow(dead_code, reason = "each test uses a part")]
 
 use std::path::Path;
 
@@ -7,6 +9,7 @@ use repairity::device::{Device, Heads};
 use repairity::model::config::Architecture;
 use repairity::model::lora::{LoraConfig, Target};
 use repairity::model::{Adapter, Config, Decoder, ScalarHead};
+use repairity::record::{Check, Conversation, Message, Problem, Split};
 use repairity::rng::Rng;
 use repairity::tokenizer::Tokenizer;
 use repairity::tokenizer::train::{FolderConfig, save_folder, train_byte_level};
@@ -93,4 +96,27 @@ pub fn reward_model<D: Device>(device: &D, folder: &Path, mut decoder: Decoder<D
     decoder.config.classifier = true;
     let score = head.named(device, ScalarHead::<D>::NAME).unwrap();
     decoder.save(device, folder, Storage::F32, vec![score]).unwrap();
+}
+
+/// A problem of the training split, whose prompt is one of a kind.
+pub fn problem(i: usize) -> Problem {
+    Problem {
+        id: i.to_string(),
+        suite: "tiny".into(),
+        kind: "operator".into(),
+        difficulty: "easy".into(),
+        prompt: format!("Add {i}."),
+        buggy: None,
+        reference: None,
+        language: "python".into(),
+        check: Check { setup: String::new(), prelude: String::new(), tests: Vec::new(), timeout_s: 1.0 },
+        split: Some(Split::Train),
+        extra: Default::default(),
+    }
+}
+
+/// A question and its answer, of which there are five.
+pub fn conversation(say: &str, i: usize) -> Conversation {
+    let messages = vec![Message::user(format!("{say} {i}")), Message::assistant(format!("x + {}", i % 5))];
+    Conversation { id: i.to_string(), messages, extra: Default::default() }
 }

@@ -159,7 +159,7 @@ fn library() -> &'static Library {
 fn communicator(fake: &Fake) -> Arc<Communicator> {
     let handle = ptr::from_ref(fake).cast_mut().cast();
     let state = State { handle: Some(Open(handle)), aborting: false, aborter: None };
-    Arc::new(Communicator { library: library(), state: Mutex::new(state), aborted: Condvar::new() })
+    Arc::new(Communicator { symbols: library(), state: Mutex::new(state), aborted: Condvar::new() })
 }
 
 /// Times it was finalized, destroyed and aborted.
