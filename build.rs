@@ -47,7 +47,12 @@ fn run() -> Result<(), String> {
         let stem = stem(source);
         for kernel in declarations::parse(&stem, &read(source)?)? {
             let index = table.lines().count();
-            line(&mut table, &format!("    Kernel {{ name: {:?}, file: {stem:?}, threads: {} }},", kernel.name, kernel.threads));
+            let builds: Vec<&str> = builds(&stem).map(|(tag, _)| tag).collect();
+            let (name, threads) = (&kernel.name, &kernel.threads);
+            line(
+                &mut table,
+                &format!("    Kernel {{ name: {name:?}, file: {stem:?}, threads: {threads}, builds: &{builds:?} }},"),
+            );
             line(&mut bindings, &launcher(&stem, &kernel, index)?);
         }
     }
@@ -68,7 +73,7 @@ fn run() -> Result<(), String> {
             let mut jobs = Vec::new();
             for architecture in architectures.split(',').map(str::trim) {
                 for source in &sources {
-                    for (tag, act) in BUILDS {
+                    for (tag, act) in builds(&stem(source)) {
                         let cubin = out.join(format!("{}-{tag}-{architecture}.cubin", stem(source)));
                         let (file, path) = (stem(source), cubin.display().to_string());
                         let image = format!(
@@ -103,6 +108,11 @@ fn stem(path: &Path) -> String {
     path.file_stem().unwrap_or_default().to_string_lossy().into_owned()
 }
 
+/// The builds that kernels/`stem`.cu has.
+fn builds(stem: &str) -> impl Iterator<Item = (&'static str, &'static str)> {
+    BUILDS.into_iter().take(if declarations::only_bf16(stem) { 1 } else { BUILDS.len() })
+}
+
 /// kernels/*.cu, sorted.
 fn sources() -> Result<Vec<PathBuf>, String> {
     let entries = fs::read_dir("kernels").map_err(|e| format!("kernels: {e}"))?;
@@ -130,6 +140,13 @@ fn argument(kernel: &str, param: &Param, index: usize) -> Result<Argument, Strin
             "unsigned long long" => "u64",
             "float" => "f32",
             "double" => "f64",
+            "const __grid_constant__ CUtensorMap" => {
+                return Ok(Argument {
+                    generics: String::new(),
+                    ty: "&super::driver::TensorMap".into(),
+                    value: format!("*{name}"),
+                });
+            }
             other => return Err(format!("{kernel}: `{other}` has no Rust type")),
         };
         return Ok(scalar(ty));

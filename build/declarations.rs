@@ -27,7 +27,7 @@ const OPENING: &str = "extern \"C\" __global__ void __launch_bounds__(";
 pub fn parse(stem: &str, text: &str) -> Result<Vec<Kernel>, String> {
     let text: String = text.lines().map(|line| line.split("//").next().unwrap_or("").to_string() + "\n").collect();
     if text.matches("__global__").count() != text.matches(OPENING).count() {
-        return Err(format!("kernels/{stem}.cu: every kernel has to be declared as `{OPENING}THREADS) name(...)`"));
+        return Err(format!("kernels/{stem}.cu: every kernel has to be declared as `{OPENING}THREADS[, BLOCKS]) name(...)`"));
     }
     text.split(OPENING).skip(1).map(|rest| kernel(rest).map_err(|what| format!("kernels/{stem}.cu: {what}"))).collect()
 }
@@ -41,6 +41,8 @@ fn kernel(rest: &str) -> Result<Kernel, String> {
     let (name, params) = head.split_once('(').ok_or_else(shown)?;
     let (params, after) = params.rsplit_once(')').ok_or_else(shown)?;
     let is_name = |text: &str| !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+    // `THREADS, 1`: the second number is the blocks of a multiprocessor that registers are to be kept for.
+    let threads = threads.split_once(',').map_or(threads, |(threads, _)| threads);
     let (threads, name) = (threads.trim(), name.trim());
     if !is_name(name) || !is_name(threads) || !after.trim().is_empty() {
         return Err(shown());
@@ -52,6 +54,11 @@ fn kernel(rest: &str) -> Result<Kernel, String> {
         Ok(Param { name: param[at + 1..].to_string(), ty })
     });
     Ok(Kernel { name: name.to_string(), threads: threads.to_string(), params: params.collect::<Result<_, String>>()? })
+}
+
+/// Whether kernels/`stem`.cu exists for bf16 alone: what runs on the tensor cores of a warpgroup (wgmma) has no f32 form.
+pub fn only_bf16(stem: &str) -> bool {
+    stem.ends_with("_sm90")
 }
 
 /// The constants of geometry.h as `(name, expression)`, in order: every line `#define NAME expression`.

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::ffi::c_void;
 use std::sync::{Arc, Mutex};
 
-use repairity::device::cuda::driver::{Driver, Grid, Matmul, Pointer};
+use repairity::device::cuda::driver::{Driver, Grid, Matmul, Pointer, TensorMap, Tiled};
 use repairity::device::cuda::gpu::Gpu;
 use repairity::error::{Error, Result};
 
@@ -109,6 +109,10 @@ impl Driver for Watched {
     fn launch(&self, kernel: usize, grid: Grid, arguments: &mut [*mut c_void]) -> Result<()> {
         launched()?;
         self.inner.launch(kernel, grid, arguments)
+    }
+
+    fn tensor_map(&self, tensor: &Tiled<'_>) -> Result<TensorMap> {
+        self.inner.tensor_map(tensor)
     }
 
     fn matmul(&self, product: &Matmul) -> Result<()> {

@@ -6,10 +6,10 @@ use std::sync::{Arc, Mutex};
 
 use half::bf16;
 use repairity::device::cuda::Act;
-use repairity::device::cuda::driver::{Driver, Factor, Grid, Matmul, Pointer};
+use repairity::device::cuda::driver::{Driver, Factor, Grid, Matmul, Pointer, TensorMap, Tiled};
 use repairity::device::cuda::kernel::KERNELS;
 use repairity::error::{Error, Result};
-use simulator::{Build, Launch, Memory};
+use simulator::{Build, Element, Launch, Memory, Swizzle};
 
 /// A machine of the simulator's for one build of the kernels.
 pub struct Simulated {
@@ -105,6 +105,20 @@ impl Driver for Simulated {
             order: self.order,
         };
         simulator::launch(&launch).map_err(|fault| Error::Device { what: kernel.name.into(), cause: fault.to_string() })
+    }
+
+    fn tensor_map(&self, tensor: &Tiled<'_>) -> Result<TensorMap> {
+        let map = simulator::TensorMap::new(&simulator::Tiled {
+            element: if tensor.wide { Element::F32 } else { Element::Bf16 },
+            base: tensor.base as *mut u8,
+            extents: tensor.extents,
+            strides: tensor.strides,
+            tile: tensor.tile,
+            swizzle: if tensor.swizzle { Swizzle::B128 } else { Swizzle::None },
+        });
+        let map = map.map_err(|cause| Error::Device { what: "tensor map".into(), cause })?;
+        // SAFETY: both are 128 bytes of plain data.
+        Ok(TensorMap(unsafe { std::mem::transmute::<simulator::TensorMap, [u64; 16]>(map) }))
     }
 
     /// In f32 with one rounding, which is what cuBLASLt promises; only the order of its sums is its own.

@@ -44,7 +44,8 @@ fn main() {
     for (folder, path) in [("kernels", kernels.clone()), ("probes", here.join("probes"))] {
         for file in sources(&path) {
             // Probes look at the machine, not at a type of activations.
-            let builds = if folder == "kernels" { &BUILDS[..] } else { &BUILDS[..1] };
+            let stem = file.file_stem().and_then(OsStr::to_str).expect("a name of ASCII");
+            let builds = if folder == "kernels" && !declarations::only_bf16(stem) { &BUILDS[..] } else { &BUILDS[..1] };
             for build in builds {
                 units.push(unit(&objects, &file, folder, "", build, &mut table));
             }
@@ -55,7 +56,9 @@ fn main() {
             println!("cargo::warning=plants.rs, {}: its text is not in kernels/{} any more", plant.name, plant.file);
             continue;
         };
-        units.push(unit(&objects, &file, "plants", plant.name, &BUILDS[1], &mut table));
+        let stem = file.file_stem().and_then(OsStr::to_str).expect("a name of ASCII");
+        let build = if declarations::only_bf16(stem) { &BUILDS[0] } else { &BUILDS[1] };
+        units.push(unit(&objects, &file, "plants", plant.name, build, &mut table));
     }
     fs::write(out.join("table.rs"), table.text()).expect("OUT_DIR can be written");
 

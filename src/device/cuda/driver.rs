@@ -56,7 +56,33 @@ pub struct Kernel {
     pub file: &'static str,
     /// Threads of a block.
     pub threads: u32,
+    /// The builds that have it: `bf16`, `f32`.
+    pub builds: &'static [&'static str],
 }
+
+/// A tensor in memory and the box of it that one copy moves to or from shared memory: what cuTensorMapEncodeTiled takes. Extents go
+/// from the innermost out; there are two or three. Elements of a box outside of the tensor are read as zeros and not written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tiled<'a> {
+    /// The tensor's first element: a multiple of 16.
+    pub base: Pointer,
+    /// Whether elements are f32; else bf16.
+    pub wide: bool,
+    /// Elements along each dimension, none of them 0.
+    pub extents: &'a [u64],
+    /// Bytes from one to the next along each dimension but the innermost: multiples of 16.
+    pub strides: &'a [u64],
+    /// Elements of the box along each dimension, up to 256.
+    pub tile: &'a [u32],
+    /// Whether 16-byte pieces change places within 128 bytes in shared memory, which is what a row of the box then has. Else rows lie one
+    /// after another.
+    pub swizzle: bool,
+}
+
+/// What a kernel takes as its `CUtensorMap`: opaque, and good as long as the tensor lives.
+#[repr(C, align(128))]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TensorMap(pub [u64; 16]);
 
 /// A factor of a product: row-major, `stride` elements from one row to the next, element type of activations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -122,6 +148,9 @@ pub trait Driver: Send + Sync {
 
     /// Launches [`KERNELS`](super::kernel::KERNELS)`[kernel]`. `arguments` point to values as the kernel declares them.
     fn launch(&self, kernel: usize, grid: Grid, arguments: &mut [*mut c_void]) -> Result<()>;
+
+    /// The map of a tensor, for kernels that copy boxes of it.
+    fn tensor_map(&self, tensor: &Tiled<'_>) -> Result<TensorMap>;
 
     /// A plain product.
     fn matmul(&self, product: &Matmul) -> Result<()>;

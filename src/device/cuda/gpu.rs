@@ -1,6 +1,7 @@
 //! A GPU behind the CUDA driver: one context, one stream, one range of memory, the kernels' images, cuBLASLt.
 
 use std::ffi::{CString, c_void};
+use std::ptr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -8,7 +9,7 @@ use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::{CudaContext, CudaStream, sys};
 
 use super::blas::{Blas, WORKSPACE};
-use super::driver::{Driver, Grid, Kernel, Matmul, Pointer};
+use super::driver::{Driver, Grid, Kernel, Matmul, Pointer, TensorMap, Tiled};
 use super::kernel::{COMPILER, IMAGES, Image, KERNELS};
 use super::pool::Pool;
 use super::side::Side;
@@ -351,13 +352,17 @@ fn full(pool: &Pool, bytes: usize) -> Error {
     Error::Device { what: "memory".into(), cause }
 }
 
-/// The modules of a build, and their kernels in the order of [`KERNELS`]. A block may have `shared` bytes of shared memory.
+/// The modules of a build, and their kernels in the order of [`KERNELS`]; null where the build does not have a kernel. A block may have `shared` bytes of shared memory.
 fn load(name: &str, capability: (i32, i32), build: &str, shared: i32) -> Result<(Modules, Vec<sys::CUfunction>)> {
     let images = images(IMAGES, build, capability);
     let mut loaded = Modules(Vec::with_capacity(images.len()));
     let modules = &mut loaded.0;
     let mut functions = Vec::with_capacity(KERNELS.len());
     for kernel in KERNELS {
+        if !kernel.builds.contains(&build) {
+            functions.push(ptr::null_mut());
+            continue;
+        }
         let Some(at) = images.iter().position(|image| image.file == kernel.file) else {
             return Err(Error::Machine(no_image(name, capability)));
         };
@@ -455,6 +460,7 @@ impl Driver for Gpu {
     fn launch(&self, kernel: usize, grid: Grid, arguments: &mut [*mut c_void]) -> Result<()> {
         self.bind()?;
         let Kernel { name, threads, .. } = KERNELS[kernel];
+        assert!(!self.functions[kernel].is_null(), "{name} is no kernel of this build");
         let [x, y, z] = grid.blocks;
         let stream = self.stream.cu_stream();
         // SAFETY: the generated launcher gives the arguments that the kernel declares, and its caller checked the extents.
@@ -465,6 +471,34 @@ impl Driver for Gpu {
             true => self.stream.synchronize().map_err(cause(name)),
             false => Ok(()),
         }
+    }
+
+    fn tensor_map(&self, tensor: &Tiled<'_>) -> Result<TensorMap> {
+        self.bind()?;
+        use sys::{CUtensorMapDataType_enum as Type, CUtensorMapSwizzle_enum as Swizzle};
+        let mut map = sys::CUtensorMap { opaque: [0; 16] };
+        // One step in the tensor is one step in the box.
+        let steps = [1u32; 3];
+        // SAFETY: the arrays have as many numbers as the tensor has extents, and the map is written before it is read.
+        unsafe {
+            sys::cuTensorMapEncodeTiled(
+                &raw mut map,
+                if tensor.wide { Type::CU_TENSOR_MAP_DATA_TYPE_FLOAT32 } else { Type::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 },
+                tensor.extents.len() as u32,
+                tensor.base as *mut c_void,
+                tensor.extents.as_ptr(),
+                tensor.strides.as_ptr(),
+                tensor.tile.as_ptr(),
+                steps.as_ptr(),
+                sys::CUtensorMapInterleave_enum::CU_TENSOR_MAP_INTERLEAVE_NONE,
+                if tensor.swizzle { Swizzle::CU_TENSOR_MAP_SWIZZLE_128B } else { Swizzle::CU_TENSOR_MAP_SWIZZLE_NONE },
+                sys::CUtensorMapL2promotion_enum::CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+                sys::CUtensorMapFloatOOBfill_enum::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
+            )
+        }
+        .result()
+        .map_err(cause(&format!("cuTensorMapEncodeTiled of {tensor:?}")))?;
+        Ok(TensorMap(map.opaque))
     }
 
     fn matmul(&self, product: &Matmul) -> Result<()> {
