@@ -37,7 +37,18 @@ fn main() {
     // Set, the kernels count which of their lines run; tools/kernel-coverage sets it and reads the counts.
     println!("cargo::rerun-if-env-changed=REPAIRITY_COVERAGE");
     let counts = env::var("REPAIRITY_COVERAGE").is_ok_and(|value| value == "1");
-    let objects = out.join(if counts { "coverage" } else { "objects" });
+    // Set, every access to memory is counted; tools/kernel-traffic sets it.
+    println!("cargo::rerun-if-env-changed=REPAIRITY_TRAFFIC");
+    println!("cargo::rustc-check-cfg=cfg(traffic)");
+    let traffic = env::var("REPAIRITY_TRAFFIC").is_ok_and(|value| value == "1");
+    if traffic {
+        println!("cargo::rustc-cfg=traffic");
+    }
+    let objects = out.join(match (counts, traffic) {
+        (true, _) => "coverage",
+        (_, true) => "traffic",
+        _ => "objects",
+    });
     fs::create_dir_all(&objects).expect("OUT_DIR can be written");
 
     let (mut units, mut table) = (Vec::new(), Table::default());
@@ -64,7 +75,7 @@ fn main() {
 
     let runtime = here.join("host/runtime.cpp");
     units.push(Unit { object: objects.join("runtime.o"), source: runtime });
-    compile(&units, &[&here.join("host"), &kernels], counts);
+    compile(&units, &[&here.join("host"), &kernels], counts, traffic);
     let mut archive = cc::Build::new();
     units.iter().for_each(|unit| {
         archive.object(&unit.object);
@@ -159,7 +170,7 @@ impl Table {
 }
 
 /// Brings the objects up to date, as many at a time as cargo allows. cc itself would compile all of them whenever one changed.
-fn compile(units: &[Unit], includes: &[&Path], counts: bool) {
+fn compile(units: &[Unit], includes: &[&Path], counts: bool, traffic: bool) {
     let mut build = cc::Build::new();
     build.cpp(true).std("c++20").opt_level(if counts { 0 } else { 2 }).debug(false).warnings(false).pic(true);
     for flag in [
@@ -184,6 +195,10 @@ fn compile(units: &[Unit], includes: &[&Path], counts: bool) {
         && std::arch::is_x86_feature_detected!("avx2")
     {
         build.flag("-mavx2").flag("-mfma").flag("-mf16c");
+    }
+    if traffic {
+        // Only accesses of up to 16 bytes are told, and only one by one.
+        build.flag("-fsanitize=thread").flag("-fno-tree-vectorize").flag("-mno-avx");
     }
     if counts {
         // Tests run in several threads.

@@ -6,6 +6,7 @@ use crate::{
     machine::{CLUSTER, Machine, Thread, fail},
     mbarrier,
     tensor_map::{TensorMap, swizzled},
+    traffic,
 };
 use std::{
     ffi::{c_char, c_void},
@@ -266,7 +267,10 @@ impl Copy {
             if self.loads() {
                 let data = match self.map {
                     Some(map) => self.gather(&map),
-                    None => std::slice::from_raw_parts(global.cast::<u8>(), bytes as usize).to_vec(),
+                    None => {
+                        traffic::access(global as usize, bytes as usize, false);
+                        std::slice::from_raw_parts(global.cast::<u8>(), bytes as usize).to_vec()
+                    }
                 };
                 let own = (*self.issuer).block;
                 for slot in (0..CLUSTER).filter(|slot| self.targets() >> slot & 1 == 1) {
@@ -292,6 +296,9 @@ impl Copy {
                     &read
                 }
             };
+            if self.map.is_none() {
+                traffic::access(global as usize, data.len(), true);
+            }
             match (self.map, kind) {
                 (Some(map), _) => self.scatter(&map, data),
                 (None, BULK_REDUCE) => add(global.cast(), data),
@@ -323,6 +330,7 @@ impl Copy {
         let mut data = vec![0; map.box_bytes()];
         // SAFETY: as in `perform`.
         self.rows(map, |at, address, bytes| unsafe {
+            traffic::access(address, bytes, false);
             ptr::copy_nonoverlapping(address as *const u8, data.as_mut_ptr().add(at), bytes);
         });
         data
@@ -333,6 +341,7 @@ impl Copy {
         // SAFETY: as in `perform`.
         self.rows(map, |at, address, bytes| unsafe {
             let row = &data[at..at + bytes];
+            traffic::access(address, bytes, true);
             match self.request.kind {
                 TILE_REDUCE => add(address as *mut f32, row),
                 _ => ptr::copy_nonoverlapping(row.as_ptr(), address as *mut u8, bytes),

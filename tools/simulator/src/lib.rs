@@ -13,6 +13,7 @@ mod memory;
 mod order;
 mod shared;
 mod tensor_map;
+mod traffic;
 mod trap;
 mod warp;
 mod wgmma;
@@ -21,6 +22,7 @@ mod worker;
 pub use fault::Fault;
 pub use memory::Memory;
 pub use tensor_map::{Element, Swizzle, TensorMap, Tiled};
+pub use traffic::{ACCESSES, Counts, counted};
 
 use machine::{CLUSTER, Dim, Machine, Running, THREADS};
 use std::{ffi::c_void, fmt};
@@ -112,7 +114,9 @@ pub fn launch(launch: &Launch<'_>) -> Result<(), Fault> {
             entry: entry.entry,
             args: launch.args.as_ptr().cast_mut(),
         };
+        traffic::begin();
         trap::guarded(machine, || run(&mut *machine, launch))?;
+        traffic::end(entry.name);
         (*machine).running.edges().map_err(refuse)
     }
 }

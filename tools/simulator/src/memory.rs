@@ -156,6 +156,11 @@ pub(crate) fn around(address: usize) -> Option<Region> {
     (address < region.map + region.map_bytes).then_some(region)
 }
 
+/// Every live buffer: where it starts, and its bytes.
+pub(crate) fn live() -> Vec<(usize, usize)> {
+    registry().regions.values().filter(|region| !region.freed).map(|region| (region.base, region.bytes)).collect()
+}
+
 /// The live buffer that a pointer points into, or at the end of.
 pub(crate) fn holding(address: usize) -> Option<Region> {
     around(address).filter(|region| !region.freed && (region.base..=region.base + region.bytes).contains(&address))

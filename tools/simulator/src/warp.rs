@@ -3,7 +3,7 @@
 use crate::{
     fault::Place,
     machine::{Gather, LANES, Thread, Wait, fail, suspend},
-    wgmma,
+    traffic, wgmma,
 };
 use std::ffi::{c_char, c_void};
 
@@ -221,6 +221,7 @@ pub(crate) fn halves(word: u32) -> [f32; 2] {
 /// m16n8k16: each element adds its sixteen products to the accumulator in f32, in the order of k. The tensor core's own order and the
 /// width of its intermediate sums are not documented.
 unsafe fn mma(lanes: [*mut Mma; LANES]) {
+    traffic::product(2 * 16 * 8 * 16);
     let (mut a, mut b) = ([[0f32; 16]; 16], [[0f32; 8]; 16]);
     // SAFETY: the caller's payloads: four registers of a, two of b, four accumulators.
     unsafe {

@@ -6,7 +6,7 @@ use crate::{
     machine::{LANES, Thread, WARPS, fail},
     shared::WINDOW,
     tensor_map::swizzled,
-    warp,
+    traffic, warp,
 };
 use std::ffi::{c_char, c_void};
 
@@ -306,6 +306,7 @@ impl Products {
 unsafe fn multiply(product: &Product, own: &mut Accumulators, first: usize, window: *const u8) -> Result<(), String> {
     let Request { a, b, n, major_a, major_b, accumulate, a_registers, .. } = product.request;
     let n = n as usize;
+    traffic::product((2 * 16 * n * K) as u64);
     let (mut left, mut right) = ([[0f32; 256]; K], [[0f32; 256]; K]);
     // SAFETY: as in `piece`.
     unsafe {
