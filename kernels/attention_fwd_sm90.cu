@@ -236,24 +236,28 @@ __device__ __forceinline__ void consume(const Shared& shared, int group, act* ou
             bar_sync(BARRIER_OWN + group, WARPGROUP);
         }
 
+        mbarrier_wait(&shared.full[at.slot], at.parity);
         for (int tile = pair.tile; tile > 0; --tile) {
             const int keys = at.slot;
-            mbarrier_wait(&shared.full[at.slot], at.parity);
             at.advance();
             bar_sync(BARRIER_TURN + group, CONSUMERS * WARPGROUP);
             wgmma_fence();
             issue_scores<D>(s, queries, ring_rows + of_stage(keys));
             mbarrier_wait(&shared.full[at.slot], at.parity);
+            wgmma_fence();
             issue_output<D>(o, p, ring_columns + of_stage(at.slot));
             bar_arrive(BARRIER_TURN + 1 - group, CONSUMERS * WARPGROUP);
             wgmma_wait<1>();
             settle(s);
             warp_arrive(&shared.empty[keys]);
             exponentials(s, state, shrink, scale_log2);
+            settle(s);
+            const int values = at.slot;
+            at.advance();
+            mbarrier_wait(&shared.full[at.slot], at.parity);
             wgmma_wait<0>();
             settle(o);
-            warp_arrive(&shared.empty[at.slot]);
-            at.advance();
+            warp_arrive(&shared.empty[values]);
             as_operand(p, s);
             if (__any_sync(WHOLE_WARP, shrink[0] != 1.0f || shrink[1] != 1.0f)) {
 #pragma unroll
@@ -263,7 +267,6 @@ __device__ __forceinline__ void consume(const Shared& shared, int group, act* ou
             }
         }
         warp_arrive(shared.queries_empty);
-        mbarrier_wait(&shared.full[at.slot], at.parity);
         wgmma_fence();
         issue_output<D>(o, p, ring_columns + of_stage(at.slot));
         float inverse[2];

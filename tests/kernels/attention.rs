@@ -1,4 +1,4 @@
-//! kernels/attention_fwd.cu and attention_bwd.cu.
+//! kernels/attention_fwd.cu, attention_fwd_sm90.cu and attention_bwd.cu.
 
 use repairity::device::{Bounds, Device, Heads};
 
@@ -24,6 +24,26 @@ impl Case {
 
     fn tokens(&self) -> usize {
         self.lengths.iter().sum::<usize>() + self.tail
+    }
+
+    /// What a build runs for both passes.
+    fn kernels<A: Act>(&self) -> Vec<&'static str> {
+        if self.tokens() == 0 {
+            return vec![];
+        }
+        let narrow = self.heads.dim <= 64;
+        let mut kernels = match narrow {
+            true => vec!["attention_delta", "attention_bwd_dq_d64", "attention_bwd_dkv_d64"],
+            false => vec!["attention_delta", "attention_bwd_dq_d128", "attention_bwd_dkv_d128"],
+        };
+        if A::BUILD == "bf16" && [64, 128].contains(&self.heads.dim) {
+            kernels.push("attention_fwd_sm90_order");
+            let attend = if narrow { "attention_fwd_sm90_d64" } else { "attention_fwd_sm90_d128" };
+            kernels.extend((self.tokens() > self.tail).then_some(attend));
+        } else {
+            kernels.push(if narrow { "attention_fwd_d64" } else { "attention_fwd_d128" });
+        }
+        kernels
     }
 
     fn run<D: Device>(&self, d: &D) -> Outputs {
@@ -87,12 +107,7 @@ impl Case {
 /// Both passes against the CPU, by the rule of plain arithmetic. `lse` is made of f32 sums in both builds, but a tensor core may cut
 /// off where plain arithmetic rounds, once for each 16 terms of a score.
 fn check<A: OnGpu>(place: Place, case: &Case) {
-    let kernels: &[&str] = match (case.tokens(), case.heads.dim) {
-        (0, _) => &[],
-        (_, ..=64) => &["attention_fwd_d64", "attention_delta", "attention_bwd_dq_d64", "attention_bwd_dkv_d64"],
-        _ => &["attention_fwd_d128", "attention_delta", "attention_bwd_dq_d128", "attention_bwd_dkv_d128"],
-    };
-    let Some(got) = bits::<A>(place, kernels, |device| case.run(device)) else { return };
+    let Some(got) = bits::<A>(place, &case.kernels::<A>(), |device| case.run(device)) else { return };
     let want = case.run(&exact());
     let [out, _, dqkv] = case.plain(round::<A>);
     let [_, lse, _] = case.plain(|x| x);
