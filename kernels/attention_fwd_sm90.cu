@@ -6,8 +6,8 @@
 // Layout: qkv[t, (q + 2 kv) D], out[t, q D], lse[q, t]; query head h reads key-value head h / (q / kv).
 //
 // Work: 4 D operations for each pair of query and key, 2 q D n (n + 1) for a sequence of n tokens; bytes are those of qkv, out and lse,
-// 2 (2 q + 2 kv) D + 4 q a token. At 40/8 heads of 128 and n = 4096 that is 41.9 M operations and 24.7 KB a token, 1,693 operations a
-// byte where the ridge of an H100 is 295: the floor is arithmetic, 42.3 us per thousand tokens at 989.4 TFLOP/s, derived and not
+// 2 (2 q + 2 kv) D + 4 q a token. At 40/8 heads of 128 and n = 4096 that is 42.0 M operations and 24.7 KB a token, 1,696 operations a
+// byte where the ridge of an H100 is 295: the floor is arithmetic, 42.4 us per thousand tokens at 989.4 TFLOP/s, derived and not
 // measured. The tensor cores have to be kept busy, and the rest is about what runs beside them.
 //
 // A tile is 128 rows of a head. A block takes 128 queries and goes through the keys and values 128 at a time, from the diagonal down to
@@ -108,21 +108,21 @@ __device__ __forceinline__ void produce(const Shared& shared, const CUtensorMap*
     mbarrier_arrive(shared.queries_full);
 }
 
-// s = Q K^T, issued and committed.
-template <int D>
-__device__ __forceinline__ void issue_scores(float (&s)[SCORES], unsigned long long queries, unsigned long long keys) {
+// s = Q K^T with the first KEYS keys of a tile, issued and committed.
+template <int D, int KEYS>
+__device__ __forceinline__ void issue_scores(float (&s)[KEYS / 2], unsigned long long queries, unsigned long long keys) {
 #pragma unroll
     for (int k = 0; k < D / 16; ++k) {
-        wgmma<ATTENTION_SM90_ROWS>(s, queries + rows_step(k), keys + rows_step(k), k > 0);
+        wgmma<KEYS>(s, queries + rows_step(k), keys + rows_step(k), k > 0);
     }
     wgmma_commit();
 }
 
-// o += P V, issued and committed.
-template <int D>
+// o += P V with the first KEYS keys of a tile, issued and committed.
+template <int D, int KEYS>
 __device__ __forceinline__ void issue_output(float (&o)[D / 2], const unsigned (&p)[STEPS][4], unsigned long long values) {
 #pragma unroll
-    for (int k = 0; k < STEPS; ++k) {
+    for (int k = 0; k < KEYS / 16; ++k) {
         wgmma<D, MN_MAJOR>(o, p[k], values + columns_step(k), 1);
     }
     wgmma_commit();
@@ -202,10 +202,24 @@ __device__ __forceinline__ void consume(const Shared& shared, int group, act* ou
         float s[SCORES], o[D / 2];
         unsigned p[STEPS][4];
         mbarrier_wait(&shared.full[at.slot], at.parity);
-        wgmma_fence();
-        issue_scores<D>(s, queries, ring_rows + of_stage(at.slot));
-        wgmma_wait<0>();
-        settle(s);
+        // The first consumer multiplies with half of the tile on the diagonal. These scores have an array of their own: in a part of `s`
+        // they leave the compiler short of registers, and then it has products wait for each other.
+        if (group == 0) {
+            float visible[GROUP_ROWS / 2];
+            wgmma_fence();
+            issue_scores<D, GROUP_ROWS>(visible, queries, ring_rows + of_stage(at.slot));
+            wgmma_wait<0>();
+            settle(visible);
+#pragma unroll
+            for (int i = 0; i < SCORES; ++i) {
+                s[i] = i < GROUP_ROWS / 2 ? visible[i] : -INFINITY;
+            }
+        } else {
+            wgmma_fence();
+            issue_scores<D, ATTENTION_SM90_ROWS>(s, queries, ring_rows + of_stage(at.slot));
+            wgmma_wait<0>();
+            settle(s);
+        }
         warp_arrive(&shared.empty[at.slot]);
         at.advance();
 #pragma unroll
@@ -237,15 +251,16 @@ __device__ __forceinline__ void consume(const Shared& shared, int group, act* ou
         }
 
         mbarrier_wait(&shared.full[at.slot], at.parity);
-        for (int tile = pair.tile; tile > 0; --tile) {
+        // The next scores and the present output, of which VALUES keys are visible.
+        const auto step = [&]<int VALUES>() {
             const int keys = at.slot;
             at.advance();
             bar_sync(BARRIER_TURN + group, CONSUMERS * WARPGROUP);
             wgmma_fence();
-            issue_scores<D>(s, queries, ring_rows + of_stage(keys));
+            issue_scores<D, ATTENTION_SM90_ROWS>(s, queries, ring_rows + of_stage(keys));
             mbarrier_wait(&shared.full[at.slot], at.parity);
             wgmma_fence();
-            issue_output<D>(o, p, ring_columns + of_stage(at.slot));
+            issue_output<D, VALUES>(o, p, ring_columns + of_stage(at.slot));
             bar_arrive(BARRIER_TURN + 1 - group, CONSUMERS * WARPGROUP);
             wgmma_wait<1>();
             settle(s);
@@ -254,6 +269,8 @@ __device__ __forceinline__ void consume(const Shared& shared, int group, act* ou
             settle(s);
             const int values = at.slot;
             at.advance();
+            // What comes next is needed only after this wait for the product. But the compiler moves the exponentials behind that one unless
+            // there is a branch between the two, and they are to run under the product.
             mbarrier_wait(&shared.full[at.slot], at.parity);
             wgmma_wait<0>();
             settle(o);
@@ -265,10 +282,23 @@ __device__ __forceinline__ void consume(const Shared& shared, int group, act* ou
                     o[i] *= shrink[i / 2 % 2];
                 }
             }
+        };
+        int tile = pair.tile;
+        if (group == 0 && tile > 0) {
+            step.template operator()<GROUP_ROWS>();
+            --tile;
+        }
+        for (; tile > 0; --tile) {
+            step.template operator()<ATTENTION_SM90_ROWS>();
         }
         warp_arrive(shared.queries_empty);
-        wgmma_fence();
-        issue_output<D>(o, p, ring_columns + of_stage(at.slot));
+        if (group == 0 && pair.tile == 0) {
+            wgmma_fence();
+            issue_output<D, GROUP_ROWS>(o, p, ring_columns + of_stage(at.slot));
+        } else {
+            wgmma_fence();
+            issue_output<D, ATTENTION_SM90_ROWS>(o, p, ring_columns + of_stage(at.slot));
+        }
         float inverse[2];
 #pragma unroll
         for (int half = 0; half < 2; ++half) {

@@ -366,7 +366,13 @@ impl<A: Real> Device for Meter<A> {
         let order = scratch::attention_fwd_order(scratch::attention_fwd_tiles(&bounds.host));
         let _order = ordered.then(|| self.scratch().take::<u32>(order));
         // Scores and their product with the values; of each score a maximum, an exponential and a sum.
-        self.record("attention_fwd", 4 * pairs * heads.q_width() as u64, 3 * pairs * heads.q as u64, bytes, 1 + u64::from(ordered));
+        self.record(
+            "attention_fwd",
+            4 * pairs * heads.q_width() as u64,
+            3 * pairs * heads.q as u64,
+            bytes,
+            1 + u64::from(ordered),
+        );
         Ok(())
     }
 

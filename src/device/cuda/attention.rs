@@ -1,6 +1,6 @@
 //! Launches of kernels/attention_fwd.cu, kernels/attention_fwd_sm90.cu and kernels/attention_bwd.cu.
 
-use super::driver::{Driver as _, Grid, TensorMap, Tiled};
+use super::driver::{Grid, TensorMap, Tiled};
 use super::{Act, Buf, Cuda, check, kernel, scratch};
 use crate::device::{Bounds, Device, Heads};
 use crate::error::{Error, Result};
