@@ -55,16 +55,16 @@ pub const PLANTS: &[Plant] = &[
         name: "values_not_waited_for",
         kernels: "attention_fwd_sm90.cu",
         file: "attention_fwd_sm90.cu",
-        text: "            mbarrier_wait(&shared.full[at.slot], at.parity);\n            wgmma_fence();\n            issue_output",
-        planted: "            wgmma_fence();\n            issue_output",
+        text: "        mbarrier_wait(&shared.full[at.slot], at.parity);\n        // The next scores",
+        planted: "        // The next scores",
     },
-    // A stage is given back while the product still reads it.
+    // A stage is filled again while products still read it.
     Plant {
-        name: "stage_given_back_early",
+        name: "stage_not_empty",
         kernels: "attention_fwd_sm90.cu",
         file: "attention_fwd_sm90.cu",
-        text: "            wgmma_wait<1>();\n            settle(s);\n            warp_arrive(&shared.empty[keys]);\n",
-        planted: "            warp_arrive(&shared.empty[keys]);\n            wgmma_wait<1>();\n            settle(s);\n",
+        text: "        mbarrier_wait(&shared.empty[at.slot], at.parity ^ 1);\n",
+        planted: "",
     },
     // The ring's parity never changes.
     Plant {
