@@ -76,6 +76,20 @@
 #define ATTENTION_DELTA_ROWS 32
 #define ATTENTION_DELTA_THREADS ATTENTION_DELTA_ROWS * 8
 
+// ---- attention_*_sm90.cu: a tile is ATTENTION_SM90_ROWS rows of a head, 16 KiB for each 64 columns ----
+#define ATTENTION_SM90_ROWS 128
+#define ATTENTION_SM90_BOX_BYTES ATTENTION_SM90_ROWS * 128
+
+// ---- attention_fwd_sm90.cu: dynamic shared memory is tiles for queries, for output and for the ring of keys and values; the list of
+// tiles has so many numbers for each, behind the counter; attention_fwd_sm90_order gives a warp to a sequence ----
+#define ATTENTION_FWD_SM90_THREADS 384
+#define ATTENTION_FWD_SM90_STAGES 5
+#define ATTENTION_FWD_SM90_D64_BYTES 2 * ATTENTION_SM90_BOX_BYTES + ATTENTION_FWD_SM90_STAGES * ATTENTION_SM90_BOX_BYTES
+#define ATTENTION_FWD_SM90_D128_BYTES 4 * ATTENTION_SM90_BOX_BYTES + 2 * ATTENTION_FWD_SM90_STAGES * ATTENTION_SM90_BOX_BYTES
+#define ATTENTION_FWD_SM90_ENTRY 3
+#define ATTENTION_FWD_SM90_ORDER_WARPS 8
+#define ATTENTION_FWD_SM90_ORDER_THREADS ATTENTION_FWD_SM90_ORDER_WARPS * 32
+
 // ---- decode.cu: query heads that share one reading of the cache; keys that make a split worth a block ----
 #define CACHE_WRITE_THREADS 128
 #define DECODE_THREADS 128

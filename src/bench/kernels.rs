@@ -392,6 +392,12 @@ fn attention<D: Device>(list: &mut List<D>, heads: Heads, batch: usize, seq: usi
     );
     let (forward, forward_kernels, backward, backward_kernels) = if heads.dim == 64 { NARROW } else { WIDE };
     let (act, acc) = sizes::<D>();
+    // In bf16, heads of these widths have kernels of their own.
+    let forward_kernels: &[&str] = match (act, heads.dim) {
+        (2, 64) => &["attention_fwd_sm90_order", "attention_fwd_sm90_d64"],
+        (2, 128) => &["attention_fwd_sm90_order", "attention_fwd_sm90_d128"],
+        _ => forward_kernels,
+    };
     let t = batch * seq;
     // The lower triangle: q k^T and p v forward; backward q k^T again, and the gradients at p, q, k and v.
     let product = heads.q * heads.dim * batch * seq * (seq + 1);

@@ -362,8 +362,17 @@ impl<A: Real> Device for Meter<A> {
         check::attention_fwd::<Self>(out, lse, qkv, bounds, heads, t)?;
         let pairs = pairs(bounds);
         let bytes = (out.bytes() + lse.bytes() + qkv.bytes()) as u64;
+        let ordered = t > 0 && scratch::attention_fwd_sm90(size_of::<A>(), heads.dim);
+        let order = scratch::attention_fwd_order(scratch::attention_fwd_tiles(&bounds.host));
+        let _order = ordered.then(|| self.scratch().take::<u32>(order));
         // Scores and their product with the values; of each score a maximum, an exponential and a sum.
-        self.record("attention_fwd", 4 * pairs * heads.q_width() as u64, 3 * pairs * heads.q as u64, bytes, 1);
+        self.record(
+            "attention_fwd",
+            4 * pairs * heads.q_width() as u64,
+            3 * pairs * heads.q as u64,
+            bytes,
+            1 + u64::from(ordered),
+        );
         Ok(())
     }
 

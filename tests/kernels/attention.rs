@@ -1,4 +1,6 @@
-//! kernels/attention_fwd.cu and attention_bwd.cu.
+//! kernels/attention_fwd.cu, attention_fwd_sm90.cu and attention_bwd.cu.
+
+use std::ops::Range;
 
 use repairity::device::{Bounds, Device, Heads};
 
@@ -24,6 +26,49 @@ impl Case {
 
     fn tokens(&self) -> usize {
         self.lengths.iter().sum::<usize>() + self.tail
+    }
+
+    fn what(&self, name: &str) -> String {
+        format!("{name}, {:?} and {} more, {:?}", self.lengths, self.tail, self.heads)
+    }
+
+    /// What a build runs for these passes, forward and backward.
+    fn kernels<A: Act>(&self, [forward, backward]: [bool; 2]) -> Vec<&'static str> {
+        let (mut kernels, narrow) = (vec![], self.heads.dim <= 64);
+        if self.tokens() == 0 {
+            return kernels;
+        }
+        let sm90 = A::BUILD == "bf16" && [64, 128].contains(&self.heads.dim);
+        if forward && sm90 {
+            kernels.push("attention_fwd_sm90_order");
+            let attend = if narrow { "attention_fwd_sm90_d64" } else { "attention_fwd_sm90_d128" };
+            kernels.extend((self.tokens() > self.tail).then_some(attend));
+        } else if forward {
+            kernels.push(if narrow { "attention_fwd_d64" } else { "attention_fwd_d128" });
+        }
+        if backward {
+            kernels.push("attention_delta");
+            kernels.extend(match narrow {
+                true => ["attention_bwd_dq_d64", "attention_bwd_dkv_d64"],
+                false => ["attention_bwd_dq_d128", "attention_bwd_dkv_d128"],
+            });
+        }
+        kernels
+    }
+
+    /// Forward alone.
+    fn forward<D: Device>(&self, d: &D) -> Outputs {
+        let (t, heads) = (self.tokens(), self.heads);
+        let bounds = Bounds::from_lengths(d, self.lengths.iter().copied()).unwrap();
+        let (mut out, mut lse) = (unset::<D, D::Act>(d, t * heads.q_width()), unset::<D, D::Acc>(d, heads.q * t));
+        d.attention_fwd(&mut out, &mut lse, &upload(d, &self.qkv), &bounds, heads, t).unwrap();
+        vec![("out", host::<D, D::Act>(d, &out)), ("lse", host::<D, D::Acc>(d, &lse))]
+    }
+
+    /// The elements of qkv in `columns` of the tokens `tokens`.
+    fn part(&mut self, tokens: Range<usize>, columns: Range<usize>) -> impl Iterator<Item = &mut f64> {
+        let rows = self.qkv.chunks_mut(self.heads.qkv_width()).skip(tokens.start).take(tokens.len());
+        rows.flat_map(move |row| &mut row[columns.clone()])
     }
 
     fn run<D: Device>(&self, d: &D) -> Outputs {
@@ -84,25 +129,38 @@ impl Case {
     }
 }
 
-/// Both passes against the CPU, by the rule of plain arithmetic. `lse` is made of f32 sums in both builds, but a tensor core may cut
-/// off where plain arithmetic rounds, once for each 16 terms of a score.
-fn check<A: OnGpu>(place: Place, case: &Case) {
-    let kernels: &[&str] = match (case.tokens(), case.heads.dim) {
-        (0, _) => &[],
-        (_, ..=64) => &["attention_fwd_d64", "attention_delta", "attention_bwd_dq_d64", "attention_bwd_dkv_d64"],
-        _ => &["attention_fwd_d128", "attention_delta", "attention_bwd_dq_d128", "attention_bwd_dkv_d128"],
-    };
-    let Some(got) = bits::<A>(place, kernels, |device| case.run(device)) else { return };
-    let want = case.run(&exact());
-    let [out, _, dqkv] = case.plain(round::<A>);
+/// `out` and `lse` by the rule of plain arithmetic. `lse` is made of f32 sums in both builds, but a tensor core may cut off where plain
+/// arithmetic rounds, once for each 16 terms of a score.
+fn assert_forward<A: Act>(case: &Case, got: &Outputs, want: &Outputs, plain: &[Vec<f32>; 3]) {
+    assert_no_worse(&case.what("out"), &got[0].1, &want[0].1, &plain[0], unit::<A>());
     let [_, lse, _] = case.plain(|x| x);
-    let what = |name: &str| format!("{name}, {:?} and {} more, {:?}", case.lengths, case.tail, case.heads);
-    assert_no_worse(&what("out"), &got[0].1, &want[0].1, &out, unit::<A>());
     let cuts = if A::BUILD == "bf16" { case.heads.dim.div_ceil(16) } else { 0 };
-    assert_no_worse(&what("lse"), &got[1].1, &want[1].1, &lse, (1 + cuts) as f64 * unit::<f32>());
-    assert_no_worse(&what("dqkv"), &got[2].1, &want[2].1, &dqkv, unit::<A>());
+    assert_no_worse(&case.what("lse"), &got[1].1, &want[1].1, &lse, (1 + cuts) as f64 * unit::<f32>());
     let in_sequences = case.tokens() - case.tail;
-    assert!(got[0].1[in_sequences * case.heads.q_width()..].iter().all(|&x| x == 0.0), "{}", what("out past the last bound"));
+    assert!(
+        got[0].1[in_sequences * case.heads.q_width()..].iter().all(|&x| x == 0.0),
+        "{}",
+        case.what("out past the last bound")
+    );
+}
+
+/// The forward pass alone against the CPU.
+fn check_forward<A: OnGpu>(place: Place, case: &Case) {
+    let kernels = case.kernels::<A>([true, false]);
+    let Some(got) = bits::<A>(place, &kernels, |device| case.forward(device)) else { return };
+    assert_forward::<A>(case, &got, &case.forward(&exact()), &case.plain(round::<A>));
+}
+
+/// Both passes against the CPU.
+fn check<A: OnGpu>(place: Place, case: &Case) {
+    let kernels = case.kernels::<A>([true, true]);
+    let Some(got) = bits::<A>(place, &kernels, |device| case.run(device)) else { return };
+    let want = case.run(&exact());
+    let plain = case.plain(round::<A>);
+    assert_forward::<A>(case, &got, &want, &plain);
+    let what = |name: &str| case.what(name);
+    assert_no_worse(&what("dqkv"), &got[2].1, &want[2].1, &plain[2], unit::<A>());
+    let in_sequences = case.tokens() - case.tail;
     assert!(got[2].1[in_sequences * case.heads.qkv_width()..].iter().all(|&x| x == 0.0), "{}", what("dqkv past the last bound"));
 }
 
@@ -139,4 +197,42 @@ fn large_scores<A: OnGpu>(place: Place) {
     check::<A>(place, &case);
 }
 
+/// Tiles of 128 rows, whole and cut, with more key tiles than a ring has stages.
+fn tiles_of_128<A: OnGpu>(place: Place) {
+    check_forward::<A>(place, &Case::new::<A>(&[127, 128, 129], 0, (1, 1, 64)));
+    check_forward::<A>(place, &Case::new::<A>(&[3, 385], 2, (1, 1, 128)));
+    check_forward::<A>(place, &Case::new::<A>(&[257], 0, (2, 1, 64)));
+    check_forward::<A>(place, &Case::new::<A>(&[1; 40], 3, (1, 1, 64)));
+    check_forward::<A>(place, &Case::new::<A>(&[], 5, (1, 1, 128)));
+    check_forward::<A>(place, &Case::new::<A>(&[0, 0], 0, (1, 1, 64)));
+}
+
+/// Scores in the hundreds, over several tiles.
+fn large_scores_of_128<A: OnGpu>(place: Place) {
+    let mut case = Case::new::<A>(&[300], 0, (1, 1, 128));
+    case.qkv.iter_mut().for_each(|x| *x *= 8.0);
+    check_forward::<A>(place, &case);
+}
+
+/// Whatever stands past the end of a sequence, in the next one or past the last bound, does not reach it.
+fn nothing_comes_from_past_the_end<A: OnGpu>(place: Place) {
+    for heads in [(1, 1, 64), (2, 1, 128)] {
+        let mut case = Case::new::<A>(&[140, 30], 20, heads);
+        let width = case.heads.qkv_width();
+        case.part(170..190, 0..width).for_each(|x| *x = f64::NAN);
+        check_forward::<A>(place, &case);
+
+        let kernels = case.kernels::<A>([true, false]);
+        let Some(first) = bits::<A>(place, &kernels, |device| case.forward(device)) else { return };
+        case.part(140..170, 0..width).for_each(|x| *x = f64::INFINITY);
+        let Some(second) = bits::<A>(place, &kernels, |device| case.forward(device)) else { return };
+        let of_first = 140 * case.heads.q_width();
+        assert_eq!(first[0].1[..of_first], second[0].1[..of_first]);
+        for head in 0..case.heads.q {
+            assert_eq!(first[1].1[head * 190..][..140], second[1].1[head * 190..][..140]);
+        }
+    }
+}
+
+kernels!(tiles_of_128, large_scores_of_128, nothing_comes_from_past_the_end);
 kernels!(heads_of_64, heads_of_128, narrow_heads, many_sequences_and_none, large_scores);

@@ -50,6 +50,38 @@ pub const PLANTS: &[Plant] = &[
         text: "        __syncthreads();\n        load_tile<D>(keys",
         planted: "        load_tile<D>(keys",
     },
+    // Values are multiplied before they have come.
+    Plant {
+        name: "values_not_waited_for",
+        kernels: "attention_fwd_sm90.cu",
+        file: "attention_fwd_sm90.cu",
+        text: "        mbarrier_wait(&shared.full[at.slot], at.parity);\n        // The next scores",
+        planted: "        // The next scores",
+    },
+    // A stage is filled again while products still read it.
+    Plant {
+        name: "stage_not_empty",
+        kernels: "attention_fwd_sm90.cu",
+        file: "attention_fwd_sm90.cu",
+        text: "        mbarrier_wait(&shared.empty[at.slot], at.parity ^ 1);\n",
+        planted: "",
+    },
+    // The ring's parity never changes.
+    Plant {
+        name: "parity_that_stays",
+        kernels: "attention_fwd_sm90.cu",
+        file: "attention_sm90.cuh",
+        text: "        parity ^= slot == 0 ? 1u : 0u;\n",
+        planted: "",
+    },
+    // Values past the end of a sequence meet probabilities of zero as they are.
+    Plant {
+        name: "values_past_the_end",
+        kernels: "attention_fwd_sm90.cu",
+        file: "attention_fwd_sm90.cu",
+        text: "        if (rows < ATTENTION_SM90_ROWS) {\n            Stages values",
+        planted: "        if (rows < 0) {\n            Stages values",
+    },
     // One element more than there are.
     Plant {
         name: "element_too_far",

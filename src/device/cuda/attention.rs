@@ -1,6 +1,6 @@
-//! Launches of kernels/attention_fwd.cu and kernels/attention_bwd.cu.
+//! Launches of kernels/attention_fwd.cu, kernels/attention_fwd_sm90.cu and kernels/attention_bwd.cu.
 
-use super::driver::Grid;
+use super::driver::{Grid, TensorMap, Tiled};
 use super::{Act, Buf, Cuda, check, kernel, scratch};
 use crate::device::{Bounds, Device, Heads};
 use crate::error::{Error, Result};
@@ -30,6 +30,19 @@ fn tiles<A: Act>(bounds: &Bounds<Cuda<A>>, t: usize) -> usize {
     of_sequences + (t - bounds.total()).div_ceil(rows)
 }
 
+/// What copies boxes of ATTENTION_SM90_ROWS rows and 64 columns of a matrix `[rows, columns]` to shared memory, swizzled.
+fn boxes<A: Act>(cuda: &Cuda<A>, matrix: &Buf<A>, rows: usize, columns: usize) -> Result<TensorMap> {
+    let (base, row) = (matrix.address(), (columns * size_of::<A>()) as u64);
+    cuda.driver().tensor_map(&Tiled {
+        base,
+        wide: false,
+        extents: &[columns as u64, rows as u64],
+        strides: &[row],
+        tile: &[64, kernel::ATTENTION_SM90_ROWS],
+        swizzle: true,
+    })
+}
+
 pub(super) fn attention_fwd<A: Act>(
     cuda: &Cuda<A>,
     out: &mut Buf<A>,
@@ -41,12 +54,45 @@ pub(super) fn attention_fwd<A: Act>(
 ) -> Result<()> {
     check::attention_fwd::<Cuda<A>>(out, lse, qkv, bounds, heads, t)?;
     supported("attention_fwd", heads)?;
+    if scratch::attention_fwd_sm90(size_of::<A>(), heads.dim) {
+        return attention_fwd_sm90(cuda, out, lse, qkv, bounds, heads, t);
+    }
     let narrow = heads.dim <= 64;
     let acts = if narrow { kernel::ATTENTION_FWD_D64_ACTS } else { kernel::ATTENTION_FWD_D128_ACTS };
     let grid = Grid::xy(tiles(bounds, t), heads.q).with_shared(acts as usize * size_of::<A>());
     let launch = if narrow { kernel::attention_fwd_d64 } else { kernel::attention_fwd_d128 };
     let [sequences, t, q, kv, dim] = [bounds.count(), t, heads.q, heads.kv, heads.dim].map(|x| x as i32);
     launch(cuda, grid, out, lse, qkv, &bounds.device, sequences, t, q, kv, dim, score_scale(heads))
+}
+
+/// On a warpgroup's tensor cores. The list of tiles is made anew by each call: one small launch costs less than keeping it in step
+/// with bounds would.
+fn attention_fwd_sm90<A: Act>(
+    cuda: &Cuda<A>,
+    out: &mut Buf<A>,
+    lse: &mut Buf<f32>,
+    qkv: &Buf<A>,
+    bounds: &Bounds<Cuda<A>>,
+    heads: Heads,
+    t: usize,
+) -> Result<()> {
+    if t == 0 {
+        return Ok(());
+    }
+    let tiles = scratch::attention_fwd_tiles(&bounds.host);
+    let mut order = cuda.empty(scratch::attention_fwd_order(tiles))?;
+    let (sequences, tail) = (bounds.count(), t - bounds.total());
+    let grid = Grid::x(sequences.div_ceil(kernel::ATTENTION_FWD_SM90_ORDER_WARPS as usize).max(tail).max(1));
+    let [sequences, tokens, q, kv, dim] = [sequences, t, heads.q, heads.kv, heads.dim].map(|x| x as i32);
+    kernel::attention_fwd_sm90_order(cuda, grid, &mut order, out, lse, &bounds.device, sequences, tokens, q, dim)?;
+
+    let narrow = heads.dim == 64;
+    let shared = if narrow { kernel::ATTENTION_FWD_SM90_D64_BYTES } else { kernel::ATTENTION_FWD_SM90_D128_BYTES };
+    let pairs = tiles * heads.q;
+    let grid = Grid::x(pairs.min(cuda.driver().multiprocessors())).with_shared(shared as usize);
+    let launch = if narrow { kernel::attention_fwd_sm90_d64 } else { kernel::attention_fwd_sm90_d128 };
+    let map = boxes(cuda, qkv, t, heads.qkv_width())?;
+    launch(cuda, grid, out, lse, &map, &mut order, pairs as i32, tokens, q, kv, score_scale(heads))
 }
 
 pub(super) fn attention_bwd<A: Act>(

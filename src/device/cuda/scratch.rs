@@ -47,6 +47,21 @@ pub(in crate::device) fn square_parts(len: usize) -> usize {
     len.div_ceil(SPAN).clamp(1, 1024)
 }
 
+/// Whether attention forward of the build of activations of so many bytes runs on a warpgroup's tensor cores.
+pub(in crate::device) fn attention_fwd_sm90(act_bytes: usize, dim: usize) -> bool {
+    act_bytes == 2 && (dim == 64 || dim == 128)
+}
+
+/// Tiles of queries over all sequences between `bounds`, for those tensor cores.
+pub(in crate::device) fn attention_fwd_tiles(bounds: &[u32]) -> usize {
+    bounds.windows(2).map(|pair| (pair[1] - pair[0]).div_ceil(kernel::ATTENTION_SM90_ROWS) as usize).sum()
+}
+
+/// The counter and the list of so many tiles, u32.
+pub(in crate::device) fn attention_fwd_order(tiles: usize) -> usize {
+    1 + tiles * kernel::ATTENTION_FWD_SM90_ENTRY as usize
+}
+
 /// What `attention_bwd` sums over a head's columns, f32.
 pub(in crate::device) fn attention_delta(t: usize, q: usize) -> usize {
     t * q

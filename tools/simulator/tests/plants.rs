@@ -9,7 +9,7 @@ mod plants;
 
 use common::{Arg, Arg::*, ORDERS, Probe, download, fresh, upload};
 use plants::PLANTS;
-use simulator::{Build, Memory, threads};
+use simulator::{Build, Element, Memory, Swizzle, TensorMap, Tiled, threads};
 
 /// What was noticed about a kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,7 +27,8 @@ type Made = (Vec<Arg>, Vec<(*mut u8, usize)>);
 
 /// Launches in every order, each with arguments of its own.
 fn notice(kernel: &'static str, grid: [u32; 3], dynamic: usize, make: &dyn Fn(&Memory) -> Made) -> Notice {
-    let build = Build::F32;
+    // A plant is compiled in f32 where its file has it.
+    let build = if threads(kernel, Build::F32).is_some() { Build::F32 } else { Build::Bf16 };
     let probe = Probe {
         build,
         grid,
@@ -120,6 +121,55 @@ fn a_missing_barrier_before_a_tile() {
         (args.collect(), vec![(out, t * q * dim), (lse, q * t)])
     });
     assert_eq!(notice, Notice::Orders);
+}
+
+/// attention_fwd_sm90_d64 over one sequence of three tiles, with NaN past its end.
+fn caught_in_attention(plant: &str, length: u32) -> Notice {
+    let (t, dim) = (400usize, 64usize);
+    caught(plant, "attention_fwd_sm90_d64", [1, 1, 1], 7 * 128 * 128, |memory| {
+        let (out, lse) = (fresh::<u16>(memory, t * dim), fresh::<f32>(memory, t));
+        let number = |i: usize| (i.wrapping_mul(2_654_435_761) >> 8 & 0xFFFF) as f32 / 32_768.0 - 1.0;
+        let in_sequence = |i: usize| i < length as usize * 3 * dim;
+        let element = |i: usize| if in_sequence(i) { (number(i).to_bits() >> 16) as u16 } else { 0x7FC0 };
+        let qkv = upload(memory, &(0..t * 3 * dim).map(element).collect::<Vec<_>>());
+        let map = TensorMap::new(&Tiled {
+            element: Element::Bf16,
+            base: qkv,
+            extents: &[3 * dim as u64, t as u64],
+            strides: &[6 * dim as u64],
+            tile: &[64, 128],
+            swizzle: Swizzle::B128,
+        });
+        // The counter, and of each tile its sequence's beginning and end, and its number.
+        let work = upload(memory, &[0, 0, length, 2, 0, length, 1, 0, length, 0]);
+        let inputs = [Pointer(out), Pointer(lse), Map(Box::new(map.unwrap())), Pointer(work)];
+        let extents = [3, t, 1, 1].map(|x| Int(x as i32));
+        let args = inputs.into_iter().chain(extents).chain([Float(0.125)]);
+        (args.collect(), vec![(out, length as usize * dim / 2), (lse, length as usize)])
+    })
+}
+
+#[test]
+fn a_missing_wait_for_a_copy() {
+    let notice = caught_in_attention("values_not_waited_for", 384);
+    assert!(matches!(&notice, Notice::Fault(what) if what.contains("nobody waited for it")), "{notice:?}");
+}
+
+#[test]
+fn a_missing_wait_for_a_stage() {
+    let notice = caught_in_attention("stage_not_empty", 384);
+    assert!(matches!(&notice, Notice::Fault(_)), "{notice:?}");
+}
+
+#[test]
+fn a_parity_that_stays() {
+    let notice = caught_in_attention("parity_that_stays", 384);
+    assert!(matches!(&notice, Notice::Fault(_)), "{notice:?}");
+}
+
+#[test]
+fn values_of_nobody() {
+    assert_eq!(caught_in_attention("values_past_the_end", 300), Notice::Poison);
 }
 
 #[test]
