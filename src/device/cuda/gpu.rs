@@ -8,7 +8,7 @@ use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::{CudaContext, CudaStream, sys};
 
 use super::blas::{Blas, WORKSPACE};
-use super::driver::{Driver, Grid, Kernel, Matmul, Pointer};
+use super::driver::{Driver, Grid, Kernel, Mark, Matmul, Pointer};
 use super::kernel::{COMPILER, IMAGES, Image, KERNELS};
 use super::pool::Pool;
 use super::side::Side;
@@ -496,6 +496,35 @@ impl Driver for Gpu {
         self.bind()?;
         // SAFETY: the caller's buffer is as long, and the pinned memory stays as it is until `unpin`, which waits.
         unsafe { result::memcpy_htod_async(to, from, self.stream.cu_stream()) }.map_err(cause("cuMemcpyHtoDAsync"))
+    }
+
+    fn mark(&self) -> Result<Option<Mark>> {
+        self.bind()?;
+        let event = result::event::create(sys::CUevent_flags::CU_EVENT_DEFAULT).map_err(cause("cuEventCreate"))?;
+        // SAFETY: the event was just made, and the stream is this context's.
+        unsafe { result::event::record(event, self.stream.cu_stream()) }.map_err(cause("cuEventRecord"))?;
+        Ok(Some(event as Mark))
+    }
+
+    fn read_marks(&self, marks: Vec<Mark>) -> Result<Vec<f64>> {
+        self.bind()?;
+        self.synchronise()?;
+        let mut seconds = Vec::with_capacity(marks.len());
+        let mut total = 0.0;
+        for (i, mark) in marks.iter().enumerate() {
+            if i > 0 {
+                let (before, here) = (marks[i - 1] as sys::CUevent, *mark as sys::CUevent);
+                // SAFETY: both are events that `mark` recorded, and the wait above came behind them.
+                let milliseconds = unsafe { result::event::elapsed(before, here) }.map_err(cause("cuEventElapsedTime"))?;
+                total += f64::from(milliseconds) / 1e3;
+            }
+            seconds.push(total);
+        }
+        for mark in marks {
+            // SAFETY: `mark` made it, and its caller gave it up.
+            unsafe { result::event::destroy(mark as sys::CUevent) }.map_err(cause("cuEventDestroy"))?;
+        }
+        Ok(seconds)
     }
 
     fn gpu(&self) -> Option<&Gpu> {
