@@ -69,7 +69,7 @@ real! {
 }
 
 /// Attention's extents.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 pub struct Heads {
     /// Query heads.
     pub q: usize,

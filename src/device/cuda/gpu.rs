@@ -134,6 +134,15 @@ pub fn list() -> Result<Vec<Properties>> {
     (0..count).map(|ordinal| properties(ordinal).map_err(cause("cuDeviceGet"))).collect()
 }
 
+/// The name by which other tools of NVIDIA's know GPU `ordinal`: `GPU-` and 32 hexadecimal digits in groups.
+pub fn uuid(ordinal: usize) -> Result<String> {
+    let device = i32::try_from(ordinal).map_err(|_| Error::Machine(format!("there is no GPU {ordinal}")))?;
+    let found = result::device::get(device).and_then(result::device::get_uuid).map_err(cause("cuDeviceGetUuid"))?;
+    let digits: Vec<String> = found.bytes.iter().map(|byte| format!("{:02x}", *byte as u8)).collect();
+    let groups = [&digits[..4], &digits[4..6], &digits[6..8], &digits[8..10], &digits[10..]].map(|group| group.concat());
+    Ok(format!("GPU-{}", groups.join("-")))
+}
+
 /// The version of CUDA that the driver supports: (13, 0).
 pub fn driver_version() -> Option<(i32, i32)> {
     let mut version = 0;

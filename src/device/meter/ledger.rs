@@ -96,6 +96,17 @@ impl Work {
         *self.0.entry((operator, cost)).or_default() += calls;
     }
 
+    /// These calls without those of another, which are among them.
+    pub fn less(mut self, other: &Work) -> Work {
+        for (key, calls) in &other.0 {
+            if let Some(here) = self.0.get_mut(key) {
+                *here = here.saturating_sub(*calls);
+            }
+        }
+        self.0.retain(|_, calls| *calls > 0);
+        self
+    }
+
     /// Adds another's calls, each `times` over.
     pub fn add(&mut self, other: &Work, times: u64) {
         for (key, calls) in &other.0 {
