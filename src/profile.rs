@@ -9,9 +9,9 @@ use serde::Serialize;
 
 use crate::bench::{card, ppo};
 use crate::comm;
+use crate::device::Device;
 use crate::device::cost::Cost;
 use crate::device::record::{Kind, Recorder, Span};
-use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::model::Config;
 use crate::plan::cards::Card;
@@ -169,8 +169,7 @@ fn sft_data(recipe: &Recipe) -> Result<sft::Data> {
     let mut rng = Rng::new(recipe.seed, "profile", 0);
     let count = train::micros(settings.global_batch, settings.sequences_per_device, settings.accumulation, 1)
         * settings.sequences_per_device;
-    let example =
-        |_| Example { tokens: random(&mut rng, settings.max_tokens, vocab), mask: vec![true; settings.max_tokens] };
+    let example = |_| Example { tokens: random(&mut rng, settings.max_tokens, vocab), mask: vec![true; settings.max_tokens] };
     let ids = (0..count).map(|index| index.to_string()).collect();
     Ok(sft::Data { examples: (0..count).map(example).collect(), ids, validation: Vec::new() })
 }

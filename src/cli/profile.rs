@@ -19,7 +19,8 @@ use super::print_lines;
 
 /// The arguments of `profile`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "One step warms up; those after it are recorded. On a CPU the table has a line for each operator. On a GPU each \
+#[command(
+    after_help = "One step warms up; those after it are recorded. On a CPU the table has a line for each operator. On a GPU each \
     kernel has one below its operator, and its time is that between two events, one before it and one behind it: where the GPU waits \
     for the host, that includes a launch's way. TFLOP/s and GB/s count what the operator has to compute and to move at least; roof is \
     the least time that the device's arithmetic and memory allow over the time taken. Recording costs time: `repairity bench` tells \
@@ -29,7 +30,8 @@ use super::print_lines;
     Examples:\n  \
     repairity profile recipes/quickstart.toml\n  \
     repairity profile recipes/mbpp-7b.toml --steps 5 --trace trace.json\n  \
-    repairity profile recipes/mbpp-7b.toml --stage ppo --set ppo.prompts_per_iteration=8 --steps 1 --trace ppo.json")]
+    repairity profile recipes/mbpp-7b.toml --stage ppo --set ppo.prompts_per_iteration=8 --steps 1 --trace ppo.json"
+)]
 pub struct Args {
     /// The recipe, a TOML file
     recipe: PathBuf,

@@ -10,13 +10,8 @@ pub fn lines(profile: &Profile, gpu: &Result<Vec<Reading>, String>) -> Vec<Strin
     let count = profile.steps.len();
     let share = |seconds: f64| if total > 0.0 { 100.0 * seconds / total } else { 0.0 };
     let mean = total / count.max(1) as f64;
-    let mut lines = vec![format!(
-        "{} on {}: {count} steps in {}, {} a step",
-        profile.stage,
-        profile.device,
-        duration(total),
-        duration(mean)
-    )];
+    let mut lines =
+        vec![format!("{} on {}: {count} steps in {}, {} a step", profile.stage, profile.device, duration(total), duration(mean))];
     lines.push(format!(
         "{:<28}{:>8}{:>12}{:>12}{:>8}{:>10}{:>10}{:>8}",
         "operator", "calls", "ms", "us a call", "step %", "TFLOP/s", "GB/s", "roof %"

@@ -17,9 +17,7 @@ const DEVICE: u32 = 2;
 
 /// Writes a trace: the host's spans, and on a line of their own the kernels of `device`.
 pub fn write(path: &Path, spans: &[Span], readings: &[Reading], device: &str) -> Result<()> {
-    let named = |what: &str, thread: u32, name: &str| {
-        json!({"name": what, "ph": "M", "pid": PROCESS, "tid": thread, "args": {"name": name}})
-    };
+    let named = |what: &str, thread: u32, name: &str| json!({"name": what, "ph": "M", "pid": PROCESS, "tid": thread, "args": {"name": name}});
     let mut events = vec![
         named("process_name", HOST, "repairity"),
         named("thread_name", HOST, "host"),
