@@ -13,9 +13,11 @@
 //! Every operator checks its extents and returns [`Error::Extent`] naming operator and argument. Zero tokens are legal.
 
 mod check;
+pub mod cost;
 pub mod cpu;
 pub mod cuda;
 pub mod meter;
+pub mod record;
 
 use std::fmt::Debug;
 
@@ -23,6 +25,7 @@ use crate::error::{Error, Result};
 pub use cpu::Cpu;
 pub use cuda::Cuda;
 pub use meter::Meter;
+use record::Recorder;
 
 /// What a buffer may hold.
 pub trait Elem: bytemuck::Pod + Default + PartialEq + Debug + Send + Sync {
@@ -66,7 +69,7 @@ real! {
 }
 
 /// Attention's extents.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 pub struct Heads {
     /// Query heads.
     pub q: usize,
@@ -198,6 +201,11 @@ pub trait Device: Sized + Send + Sync + 'static {
 
     /// What a log line calls it: `cpu (2 threads, f32)`.
     fn name(&self) -> String;
+
+    /// Who writes down where its time goes, if anybody does.
+    fn recorder(&self) -> Option<&Recorder> {
+        None
+    }
 
     // ---- memory ----
 

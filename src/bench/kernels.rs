@@ -3,10 +3,13 @@
 
 use serde::Serialize;
 
-use super::measure::{Call, Fill, Operator, Seen, limits, seconds, verify};
+use super::card;
+use super::measure::{Call, Fill, Operator, Seen, samples, verify};
 use crate::device::{AdamW, Bounds, Branch, Device, Dropout, Heads, PPO_STATS, Real, Sampling};
 use crate::error::{Error, Result};
+use crate::metric::timing::{median, spread};
 use crate::model::Config;
+use crate::plan::cards::Card;
 
 /// Sequences that decode at once, where there are as many tokens.
 const DECODING: usize = 32;
@@ -15,7 +18,7 @@ const DECODING: usize = 32;
 const RANK: usize = 4;
 
 /// Extents of a model.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Shape {
     /// Model width.
     pub hidden: usize,
@@ -64,7 +67,7 @@ pub struct Row {
     pub operator: &'static str,
     /// Kernels that it runs on a GPU, apart from plain matrix products.
     pub kernels: &'static [&'static str],
-    /// Seconds of one call.
+    /// Seconds of one call: the median of the samples.
     pub seconds: f64,
     /// Of its matrix products, in a second, divided by 10^12; 0 where it has none.
     pub tflops: f64,
@@ -73,6 +76,10 @@ pub struct Row {
     /// The least time that the device's arithmetic and memory allow, over the time that it took. None for a device whose limits are
     /// not known here.
     pub roof: Option<f64>,
+    /// Seconds of one call, in each round.
+    pub samples: Vec<f64>,
+    /// The samples' interquartile range.
+    pub spread: Option<f64>,
 }
 
 /// What was measured.
@@ -82,6 +89,8 @@ pub struct Measured {
     pub what: &'static str,
     /// The device's name.
     pub device: String,
+    /// The model whose extents are taken.
+    pub model: Shape,
     /// Sequences.
     pub batch: usize,
     /// Tokens of each.
@@ -129,22 +138,36 @@ pub fn kernels<D: Device>(
     only: Option<&str>,
 ) -> Result<Measured> {
     let chosen = check(device, shape, batch, seq, only)?;
-    let limits = limits(&device.name(), size_of::<D::Act>());
+    let card = card(device);
     let mut rows = Vec::new();
     for operator in operators::<D>(shape, batch, seq).iter().filter(|operator| operator.is_in(&chosen)) {
-        let seconds = seconds(device, operator, steps)?;
+        let samples = samples(device, operator, steps)?;
+        let seconds = median(&samples).ok_or_else(|| Error::input("--steps", "a number of at least 1 expected"))?;
+        let floor = |card: Card| (operator.flops / card.tensor_flops).max(operator.bytes / card.bandwidth);
         rows.push(Row {
             operator: operator.name,
             kernels: operator.kernels,
             seconds,
             tflops: operator.flops / seconds / 1e12,
             gbytes_per_s: operator.bytes / seconds / 1e9,
-            roof: limits.map(|(flops, bytes)| (operator.flops / flops).max(operator.bytes / bytes) / seconds),
+            roof: card.map(|card| floor(card) / seconds),
+            spread: spread(&samples),
+            samples,
         });
     }
     let tokens_per_s = (batch * seq) as f64 / rows.iter().map(|row| row.seconds).sum::<f64>();
     let peak_bytes = device.memory().1;
-    Ok(Measured { what: "kernels", device: device.name(), batch, seq, steps, tokens_per_s, peak_bytes, operators: rows })
+    Ok(Measured {
+        what: "kernels",
+        device: device.name(),
+        model: shape,
+        batch,
+        seq,
+        steps,
+        tokens_per_s,
+        peak_bytes,
+        operators: rows,
+    })
 }
 
 impl<D: Device> Operator<D> {

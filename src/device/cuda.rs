@@ -15,6 +15,7 @@ mod logprob;
 mod losses;
 mod optim;
 pub(super) mod pool;
+mod recorded;
 mod rmsnorm;
 mod rope;
 mod rows;
@@ -29,12 +30,15 @@ use std::ffi::c_void;
 use std::marker::PhantomData;
 use std::sync::{Arc, Mutex};
 
+use super::cost::{self, Cost};
+use super::record::{Open, Recorder};
 use super::{AdamW, Bounds, Branch, Device, Dropout, Elem, Heads, Real, Sampling, check};
 use crate::error::{Error, Result};
 pub use buffer::Buf;
 use buffer::Counter;
 use driver::{Driver, Grid, Matmul};
 pub use host::Host;
+use recorded::Recorded;
 pub(crate) use side::Side;
 
 /// The types of activations that the kernels are compiled for.
@@ -55,6 +59,7 @@ impl Act for f32 {
 pub struct Cuda<A> {
     driver: Arc<dyn Driver>,
     counter: Arc<Counter>,
+    recorder: Option<Arc<Recorder>>,
     /// What kernels report: code, index and value of the first id that is out of range.
     fault: Mutex<Buf<u32>>,
     /// Rotary frequencies `theta^(-2i/d)` by (d, theta's bits).
@@ -73,7 +78,25 @@ impl<A: Act> Cuda<A> {
         let counter = Arc::default();
         let fault = allocate(&driver, &counter, scratch::FAULT)?;
         driver.clear(fault.pointer, fault.bytes())?;
-        Ok(Cuda { driver, counter, fault: Mutex::new(fault), frequencies: Mutex::default(), act: PhantomData })
+        Ok(Cuda { driver, counter, recorder: None, fault: Mutex::new(fault), frequencies: Mutex::default(), act: PhantomData })
+    }
+
+    /// The same, writing down its operators and all that its driver runs.
+    pub fn recording(self, recorder: Arc<Recorder>) -> Result<Self> {
+        // What was asked for before is done when the device's clock starts.
+        self.download(&self.upload(&[0u32])?)?;
+        recorder.attach(&self.driver)?;
+        let driver = Arc::new(Recorded::over(self.driver.clone(), recorder.clone(), size_of::<A>()));
+        Ok(Cuda { driver, recorder: Some(recorder), ..self })
+    }
+
+    fn span(&self, operator: &'static str, cost: impl FnOnce() -> Cost) -> Option<Open<'_>> {
+        self.recorder.as_ref()?.operator(operator, Some(cost()))
+    }
+
+    /// Of an operator whose cost only the device knows.
+    fn span_of(&self, operator: &'static str) -> Option<Open<'_>> {
+        self.recorder.as_ref()?.operator(operator, None)
     }
 
     /// What it launches into.
@@ -172,6 +195,10 @@ impl<A: Act> Device for Cuda<A> {
         format!("cuda ({}, {})", self.driver.name(), A::BUILD)
     }
 
+    fn recorder(&self) -> Option<&Recorder> {
+        self.recorder.as_deref()
+    }
+
     fn zeros<T: Elem>(&self, len: usize) -> Result<Buf<T>> {
         let mut buf = self.empty(len)?;
         self.clear(&mut buf)?;
@@ -218,6 +245,7 @@ impl<A: Act> Device for Cuda<A> {
     }
 
     fn copy<T: Elem>(&self, dst: &mut Buf<T>, dst_at: usize, src: &Buf<T>, src_at: usize, len: usize) -> Result<()> {
+        let _span = self.span("copy", || cost::copy::<T>(len));
         check::copy::<Self, T>(dst, dst_at, src, src_at, len)?;
         let size = size_of::<T>();
         match len {
@@ -227,10 +255,12 @@ impl<A: Act> Device for Cuda<A> {
     }
 
     fn clear<T: Elem>(&self, buf: &mut Buf<T>) -> Result<()> {
+        let _span = self.span("clear", || cost::clear::<T>(Self::len(buf)));
         if buf.bytes() == 0 { Ok(()) } else { self.driver.clear(buf.pointer, buf.bytes()) }
     }
 
     fn cast<S: Real, T: Real>(&self, dst: &mut Buf<T>, src: &Buf<S>) -> Result<()> {
+        let _span = self.span("cast", || cost::cast::<S, T>(Self::len(src)));
         rows::cast(self, dst, src)
     }
 
@@ -253,22 +283,27 @@ impl<A: Act> Device for Cuda<A> {
     }
 
     fn gather_rows<T: Elem>(&self, out: &mut Buf<T>, inp: &Buf<T>, rows: &Buf<u32>, c: usize) -> Result<()> {
+        let _span = self.span("gather_rows", || cost::gather_rows::<T>(Self::len(rows), c));
         rows::gather_rows(self, out, inp, rows, c)
     }
 
     fn scatter_rows<T: Elem>(&self, out: &mut Buf<T>, inp: &Buf<T>, rows: &Buf<u32>, c: usize) -> Result<()> {
+        let _span = self.span("scatter_rows", || cost::scatter_rows::<T>(Self::len(out), Self::len(rows), c));
         rows::scatter_rows(self, out, inp, rows, c)
     }
 
     fn add(&self, out: &mut Buf<A>, inp: &Buf<A>) -> Result<()> {
+        let _span = self.span("add", || cost::add::<Self>(Self::len(inp)));
         rows::add(self, out, inp)
     }
 
     fn embed_fwd(&self, out: &mut Buf<A>, table: &Buf<A>, ids: &Buf<u32>, c: usize) -> Result<()> {
+        let _span = self.span("embed_fwd", || cost::embed_fwd::<Self>(Self::len(ids), c));
         embed::embed_fwd(self, out, table, ids, c)
     }
 
     fn embed_bwd(&self, dtable: &mut Buf<f32>, dout: &Buf<A>, ids: &Buf<u32>, c: usize) -> Result<()> {
+        let _span = self.span("embed_bwd", || cost::embed_bwd::<Self>(Self::len(ids), c));
         embed::embed_bwd(self, dtable, dout, ids, c)
     }
 
@@ -282,6 +317,7 @@ impl<A: Act> Device for Cuda<A> {
         c: usize,
         eps: f64,
     ) -> Result<()> {
+        let _span = self.span("rmsnorm_fwd", || cost::rmsnorm_fwd::<Self>(Self::len(rstd), c, sum.is_some()));
         rmsnorm::rmsnorm_fwd(self, out, rstd, sum, inp, weight, c, eps)
     }
 
@@ -295,6 +331,7 @@ impl<A: Act> Device for Cuda<A> {
         weight: &Buf<A>,
         c: usize,
     ) -> Result<()> {
+        let _span = self.span("rmsnorm_bwd", || cost::rmsnorm_bwd::<Self>(Self::len(rstd), c, dweight.is_some()));
         rmsnorm::rmsnorm_bwd(self, dx, dweight, dout, rstd, x, weight, c)
     }
 
@@ -309,6 +346,7 @@ impl<A: Act> Device for Cuda<A> {
         dropout: Option<Dropout>,
         tnk: (usize, usize, usize),
     ) -> Result<()> {
+        let _span = self.span("lora_linear_fwd", || cost::lora_linear_fwd(bias.is_some(), branches, tnk));
         linear::lora_linear_fwd(self, out, z, x, w, bias, branches, dropout, tnk)
     }
 
@@ -324,6 +362,9 @@ impl<A: Act> Device for Cuda<A> {
         dropout: Option<Dropout>,
         tnk: (usize, usize, usize),
     ) -> Result<()> {
+        let _span = self.span("lora_linear_bwd", || {
+            cost::lora_linear_bwd(dx.as_ref().map(|(_, add)| *add), !dbranches.is_empty(), branches, tnk)
+        });
         linear::lora_linear_bwd(self, dx, dbranches, dout, z, x, w, branches, dropout, tnk)
     }
 
@@ -335,10 +376,12 @@ impl<A: Act> Device for Cuda<A> {
         x: &Buf<A>,
         tnk: (usize, usize, usize),
     ) -> Result<()> {
+        let _span = self.span("linear_dweight", || cost::linear_dweight::<Self>(dbias.is_some(), tnk));
         linear::linear_dweight(self, dw, dbias, dout, x, tnk)
     }
 
     fn rope(&self, qkv: &mut Buf<A>, positions: &Buf<u32>, heads: Heads, theta: f64, inverse: bool) -> Result<()> {
+        let _span = self.span("rope", || cost::rope::<Self>(Self::len(positions), heads));
         rope::rope(self, qkv, positions, heads, theta, inverse)
     }
 
@@ -351,6 +394,7 @@ impl<A: Act> Device for Cuda<A> {
         heads: Heads,
         t: usize,
     ) -> Result<()> {
+        let _span = self.span("attention_fwd", || cost::attention_fwd(bounds, heads, t));
         attention::attention_fwd(self, out, lse, qkv, bounds, heads, t)
     }
 
@@ -365,6 +409,7 @@ impl<A: Act> Device for Cuda<A> {
         heads: Heads,
         t: usize,
     ) -> Result<()> {
+        let _span = self.span("attention_bwd", || cost::attention_bwd(bounds, heads, t));
         attention::attention_bwd(self, dqkv, dout, out, lse, qkv, bounds, heads, t)
     }
 
@@ -378,6 +423,7 @@ impl<A: Act> Device for Cuda<A> {
         heads: Heads,
         capacity: usize,
     ) -> Result<()> {
+        let _span = self.span("cache_write", || cost::cache_write::<Self>(Self::len(slots), heads));
         decode::cache_write(self, k, v, qkv, slots, positions, heads, capacity)
     }
 
@@ -392,14 +438,17 @@ impl<A: Act> Device for Cuda<A> {
         heads: Heads,
         capacity: usize,
     ) -> Result<()> {
+        let _span = self.span_of("attention_decode");
         decode::attention_decode(self, out, qkv, k, v, slots, lengths, heads, capacity)
     }
 
     fn swiglu_fwd(&self, out: &mut Buf<A>, gate_up: &Buf<A>, f: usize) -> Result<()> {
+        let _span = self.span("swiglu_fwd", || cost::swiglu_fwd::<Self>(Self::len(out)));
         swiglu::swiglu_fwd(self, out, gate_up, f)
     }
 
     fn swiglu_bwd(&self, dgate_up: &mut Buf<A>, dout: &Buf<A>, gate_up: &Buf<A>, f: usize) -> Result<()> {
+        let _span = self.span("swiglu_bwd", || cost::swiglu_bwd::<Self>(Self::len(dout)));
         swiglu::swiglu_bwd(self, dgate_up, dout, gate_up, f)
     }
 
@@ -414,6 +463,7 @@ impl<A: Act> Device for Cuda<A> {
         scale: f32,
         tcv: (usize, usize, usize),
     ) -> Result<()> {
+        let _span = self.span("linear_logprob_fwd", || cost::linear_logprob_fwd::<Self>(tcv));
         logprob::linear_logprob_fwd(self, logprob, lse, entropy, x, head, targets, scale, tcv)
     }
 
@@ -429,10 +479,12 @@ impl<A: Act> Device for Cuda<A> {
         scale: f32,
         tcv: (usize, usize, usize),
     ) -> Result<()> {
+        let _span = self.span("linear_logprob_bwd", || cost::linear_logprob_bwd::<Self>(dhead.is_some(), tcv));
         logprob::linear_logprob_bwd(self, dx, dhead, dlogprob, lse, x, head, targets, scale, tcv)
     }
 
     fn logits(&self, out: &mut Buf<f32>, x: &Buf<A>, head: &Buf<A>, bcv: (usize, usize, usize)) -> Result<()> {
+        let _span = self.span("logits", || cost::logits::<Self>(bcv));
         logprob::logits(self, out, x, head, bcv)
     }
 
@@ -445,10 +497,12 @@ impl<A: Act> Device for Cuda<A> {
         sampling: Sampling,
         v: usize,
     ) -> Result<()> {
+        let _span = self.span("sample", || cost::sample::<Self>(Self::len(ids), v));
         sample::sample(self, ids, logprob, logits, draws, sampling, v)
     }
 
     fn scalar_head_fwd(&self, out: &mut Buf<f32>, x: &Buf<A>, weight: &Buf<A>, c: usize) -> Result<()> {
+        let _span = self.span("scalar_head_fwd", || cost::scalar_head_fwd::<Self>(Self::len(out), c));
         scalar_head::scalar_head_fwd(self, out, x, weight, c)
     }
 
@@ -461,6 +515,7 @@ impl<A: Act> Device for Cuda<A> {
         weight: &Buf<A>,
         c: usize,
     ) -> Result<()> {
+        let _span = self.span("scalar_head_bwd", || cost::scalar_head_bwd::<Self>(dweight.is_some(), Self::len(dout), c));
         scalar_head::scalar_head_bwd(self, dx, dweight, dout, x, weight, c)
     }
 
@@ -474,6 +529,7 @@ impl<A: Act> Device for Cuda<A> {
         clip: f32,
         norm: f64,
     ) -> Result<()> {
+        let _span = self.span("ppo_clip", || cost::ppo_clip::<Self>(Self::len(logprob)));
         losses::ppo_clip(self, dlogprob, stats, logprob, old, advantage, clip, norm)
     }
 
@@ -487,6 +543,7 @@ impl<A: Act> Device for Cuda<A> {
         clip: f32,
         norm: f64,
     ) -> Result<()> {
+        let _span = self.span("value_clip", || cost::value_clip::<Self>(Self::len(value)));
         losses::value_clip(self, dvalue, stats, value, old, returns, clip, norm)
     }
 
@@ -500,6 +557,7 @@ impl<A: Act> Device for Cuda<A> {
         gamma: f32,
         lambda: f32,
     ) -> Result<()> {
+        let _span = self.span("gae", || cost::gae::<Self>(Self::len(value)));
         losses::gae(self, advantage, returns, reward, value, bounds, gamma, lambda)
     }
 
@@ -511,18 +569,22 @@ impl<A: Act> Device for Cuda<A> {
         labels: &Buf<f32>,
         norm: f64,
     ) -> Result<()> {
+        let _span = self.span("bradley_terry", || cost::bradley_terry::<Self>(Self::len(labels)));
         losses::bradley_terry(self, dscores, stats, scores, labels, norm)
     }
 
     fn moments(&self, x: &Buf<f32>, shift: f64) -> Result<(f64, f64)> {
+        let _span = self.span("moments", || cost::moments::<Self>(Self::len(x)));
         losses::moments(self, x, shift)
     }
 
     fn whiten(&self, x: &mut Buf<f32>, mean: f64, rstd: f64) -> Result<()> {
+        let _span = self.span("whiten", || cost::whiten::<Self>(Self::len(x)));
         losses::whiten(self, x, mean, rstd)
     }
 
     fn sum_squares(&self, out: &mut Buf<f32>, at: usize, x: &Buf<f32>) -> Result<()> {
+        let _span = self.span("sum_squares", || cost::sum_squares::<Self>(Self::len(x)));
         optim::sum_squares(self, out, at, x)
     }
 
@@ -535,6 +597,7 @@ impl<A: Act> Device for Cuda<A> {
         grad: &Buf<f32>,
         hyper: AdamW,
     ) -> Result<()> {
+        let _span = self.span("adamw", || cost::adamw::<Self>(Self::len(grad)));
         optim::adamw(self, param, master, m, v, grad, hyper)
     }
 }

@@ -2,14 +2,19 @@
 
 use std::collections::BTreeSet;
 use std::ffi::c_void;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use half::bf16;
 use repairity::device::cuda::Act;
-use repairity::device::cuda::driver::{Driver, Factor, Grid, Matmul, Pointer, TensorMap, Tiled};
+use repairity::device::cuda::driver::{Driver, Factor, Grid, Mark, Matmul, Pointer, TensorMap, Tiled};
 use repairity::device::cuda::kernel::KERNELS;
 use repairity::error::{Error, Result};
 use simulator::{Build, Element, Launch, Memory, Swizzle};
+
+/// What the clock goes on by in a kernel or a copy, and in a plain product.
+const KERNEL_MICROS: u64 = 10;
+const PRODUCT_MICROS: u64 = 100;
 
 /// A machine of the simulator's for one build of the kernels.
 pub struct Simulated {
@@ -17,12 +22,20 @@ pub struct Simulated {
     bf16: bool,
     order: u64,
     launched: Mutex<BTreeSet<&'static str>>,
+    /// Microseconds of a clock that only work and marks move.
+    clock: AtomicU64,
 }
 
 impl Simulated {
     /// Threads run in the natural order (0), or in one that this seed shuffles.
     pub fn new<A: Act>(order: u64) -> Arc<Simulated> {
-        Arc::new(Simulated { memory: Memory::new(), bf16: A::BUILD == "bf16", order, launched: Mutex::default() })
+        Arc::new(Simulated {
+            memory: Memory::new(),
+            bf16: A::BUILD == "bf16",
+            order,
+            launched: Mutex::default(),
+            clock: AtomicU64::new(0),
+        })
     }
 
     /// Every kernel that was launched so far.
@@ -66,6 +79,7 @@ impl Driver for Simulated {
     }
 
     fn upload(&self, to: Pointer, from: &[u8]) -> Result<()> {
+        self.clock.fetch_add(KERNEL_MICROS, Ordering::Relaxed);
         // SAFETY: the buffer is as long as what is uploaded.
         unsafe { (to as *mut u8).copy_from_nonoverlapping(from.as_ptr(), from.len()) };
         Ok(())
@@ -80,18 +94,21 @@ impl Driver for Simulated {
     }
 
     fn copy(&self, to: Pointer, from: Pointer, bytes: usize) -> Result<()> {
+        self.clock.fetch_add(KERNEL_MICROS, Ordering::Relaxed);
         // SAFETY: the device checked both ranges.
         unsafe { (to as *mut u8).copy_from_nonoverlapping(from as *const u8, bytes) };
         Ok(())
     }
 
     fn clear(&self, to: Pointer, bytes: usize) -> Result<()> {
+        self.clock.fetch_add(KERNEL_MICROS, Ordering::Relaxed);
         // SAFETY: the device checked the range.
         unsafe { (to as *mut u8).write_bytes(0, bytes) };
         Ok(())
     }
 
     fn launch(&self, kernel: usize, grid: Grid, arguments: &mut [*mut c_void]) -> Result<()> {
+        self.clock.fetch_add(KERNEL_MICROS, Ordering::Relaxed);
         let kernel = KERNELS[kernel];
         self.launched.lock().unwrap().insert(kernel.name);
         let launch = Launch {
@@ -123,6 +140,7 @@ impl Driver for Simulated {
 
     /// In f32 with one rounding, which is what cuBLASLt promises; only the order of its sums is its own.
     fn matmul(&self, product: &Matmul) -> Result<()> {
+        self.clock.fetch_add(PRODUCT_MICROS, Ordering::Relaxed);
         let Matmul { m, n, k, .. } = *product;
         let (a, b) = (self.dense(product.a, m, k), self.dense(product.b, k, n));
         for i in 0..m {
@@ -149,5 +167,14 @@ impl Driver for Simulated {
             }
         }
         Ok(())
+    }
+
+    /// The clock stands at the mark, and goes on by a microsecond behind it.
+    fn mark(&self) -> Result<Option<Mark>> {
+        Ok(Some(self.clock.fetch_add(1, Ordering::Relaxed)))
+    }
+
+    fn read_marks(&self, marks: Vec<Mark>) -> Result<Vec<f64>> {
+        Ok(marks.iter().map(|mark| (mark - marks[0]) as f64 * 1e-6).collect())
     }
 }

@@ -10,6 +10,9 @@ use crate::error::{Error, Result};
 /// A device pointer.
 pub type Pointer = u64;
 
+/// A place in the order of launches, whose time can be asked for: a number of the driver's.
+pub type Mark = u64;
+
 /// Blocks of a launch, and the dynamic shared memory of each. Threads of a block are the kernel's own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Grid {
@@ -179,6 +182,16 @@ pub trait Driver: Send + Sync {
     /// contents until [`Driver::unpin`].
     fn upload_pinned(&self, to: Pointer, from: &[u8]) -> Result<()> {
         self.upload(to, from)
+    }
+
+    /// Marks where the order of launches has come to. None where there is no clock that could tell its time.
+    fn mark(&self) -> Result<Option<Mark>> {
+        Ok(None)
+    }
+
+    /// Waits, and gives up `marks`, which are in the order in which they were made: the seconds of each since the first.
+    fn read_marks(&self, marks: Vec<Mark>) -> Result<Vec<f64>> {
+        Ok(vec![0.0; marks.len()])
     }
 
     /// The GPU behind it, for what only a GPU has: collectives. None where kernels are simulated.

@@ -9,7 +9,7 @@ use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::{CudaContext, CudaStream, sys};
 
 use super::blas::{Blas, WORKSPACE};
-use super::driver::{Driver, Grid, Kernel, Matmul, Pointer, TensorMap, Tiled};
+use super::driver::{Driver, Grid, Kernel, Mark, Matmul, Pointer, TensorMap, Tiled};
 use super::kernel::{COMPILER, IMAGES, Image, KERNELS};
 use super::pool::Pool;
 use super::side::Side;
@@ -133,6 +133,15 @@ pub fn list() -> Result<Vec<Properties>> {
         }
     };
     (0..count).map(|ordinal| properties(ordinal).map_err(cause("cuDeviceGet"))).collect()
+}
+
+/// The name by which other tools of NVIDIA's know GPU `ordinal`: `GPU-` and 32 hexadecimal digits in groups.
+pub fn uuid(ordinal: usize) -> Result<String> {
+    let device = i32::try_from(ordinal).map_err(|_| Error::Machine(format!("there is no GPU {ordinal}")))?;
+    let found = result::device::get(device).and_then(result::device::get_uuid).map_err(cause("cuDeviceGetUuid"))?;
+    let digits: Vec<String> = found.bytes.iter().map(|byte| format!("{:02x}", *byte as u8)).collect();
+    let groups = [&digits[..4], &digits[4..6], &digits[6..8], &digits[8..10], &digits[10..]].map(|group| group.concat());
+    Ok(format!("GPU-{}", groups.join("-")))
 }
 
 /// The version of CUDA that the driver supports: (13, 0).
@@ -530,6 +539,35 @@ impl Driver for Gpu {
         self.bind()?;
         // SAFETY: the caller's buffer is as long, and the pinned memory stays as it is until `unpin`, which waits.
         unsafe { result::memcpy_htod_async(to, from, self.stream.cu_stream()) }.map_err(cause("cuMemcpyHtoDAsync"))
+    }
+
+    fn mark(&self) -> Result<Option<Mark>> {
+        self.bind()?;
+        let event = result::event::create(sys::CUevent_flags::CU_EVENT_DEFAULT).map_err(cause("cuEventCreate"))?;
+        // SAFETY: the event was just made, and the stream is this context's.
+        unsafe { result::event::record(event, self.stream.cu_stream()) }.map_err(cause("cuEventRecord"))?;
+        Ok(Some(event as Mark))
+    }
+
+    fn read_marks(&self, marks: Vec<Mark>) -> Result<Vec<f64>> {
+        self.bind()?;
+        self.synchronise()?;
+        let mut seconds = Vec::with_capacity(marks.len());
+        let mut total = 0.0;
+        for (i, mark) in marks.iter().enumerate() {
+            if i > 0 {
+                let (before, here) = (marks[i - 1] as sys::CUevent, *mark as sys::CUevent);
+                // SAFETY: both are events that `mark` recorded, and the wait above came behind them.
+                let milliseconds = unsafe { result::event::elapsed(before, here) }.map_err(cause("cuEventElapsedTime"))?;
+                total += f64::from(milliseconds) / 1e3;
+            }
+            seconds.push(total);
+        }
+        for mark in marks {
+            // SAFETY: `mark` made it, and its caller gave it up.
+            unsafe { result::event::destroy(mark as sys::CUevent) }.map_err(cause("cuEventDestroy"))?;
+        }
+        Ok(seconds)
     }
 
     fn gpu(&self) -> Option<&Gpu> {

@@ -5,6 +5,7 @@ use std::marker::PhantomData;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use crate::device::cost::Cost;
 use crate::device::cuda::pool::Pool;
 
 /// What memory is held for.
@@ -70,19 +71,6 @@ impl Held {
     }
 }
 
-/// What one call of an operator costs at least.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
-pub struct Cost {
-    /// Multiplications and additions of matrix products: what tensor cores do.
-    pub products: u64,
-    /// Other multiplications, additions and functions.
-    pub other: u64,
-    /// Bytes of its arguments: each read once, each written once.
-    pub bytes: u64,
-    /// Kernels that the CUDA device launches for it.
-    pub launches: u64,
-}
-
 /// Calls of operators, by operator and cost.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Work(pub(super) HashMap<(&'static str, Cost), u64>);
@@ -108,6 +96,17 @@ impl Work {
         *self.0.entry((operator, cost)).or_default() += calls;
     }
 
+    /// These calls without those of another, which are among them.
+    pub fn less(mut self, other: &Work) -> Work {
+        for (key, calls) in &other.0 {
+            if let Some(here) = self.0.get_mut(key) {
+                *here = here.saturating_sub(*calls);
+            }
+        }
+        self.0.retain(|_, calls| *calls > 0);
+        self
+    }
+
     /// Adds another's calls, each `times` over.
     pub fn add(&mut self, other: &Work, times: u64) {
         for (key, calls) in &other.0 {
@@ -117,15 +116,7 @@ impl Work {
 }
 
 fn sum(calls: impl Iterator<Item = (&'static str, Cost, u64)>) -> (Cost, u64) {
-    let add = |(total, count): (Cost, u64), (_, cost, calls): (&str, Cost, u64)| {
-        let total = Cost {
-            products: total.products + cost.products * calls,
-            other: total.other + cost.other * calls,
-            bytes: total.bytes + cost.bytes * calls,
-            launches: total.launches + cost.launches * calls,
-        };
-        (total, count + calls)
-    };
+    let add = |(total, count): (Cost, u64), (_, cost, calls): (&str, Cost, u64)| (total.plus_times(cost, calls), count + calls);
     calls.fold((Cost::default(), 0), add)
 }
 
