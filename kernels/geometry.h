@@ -83,13 +83,20 @@
 #define DECODE_SPLIT_KEYS 256
 #define DECODE_COMBINE_THREADS 128
 
-// ---- lora.cu: tokens of a block that multiplies by a; the tile of a block that adds to rows; columns of a block that sums tokens ----
+// ---- lora.cu: branches of a map; tokens of a block that multiplies by a; the tile of a block that adds to rows; ranks, columns of dout
+// and columns of x that a block sums over tokens, whose number is a multiple of a batch, and the blocks that there should be of them;
+// columns of a block that sums a bias's gradient ----
 #define LORA_THREADS 256
+#define LORA_BRANCHES 3
 #define LORA_ROWS 16
 #define LORA_TILE_TOKENS 64
 #define LORA_TILE_COLUMNS 128
+#define LORA_RANKS 16
+#define LORA_DOUT_COLUMNS 512
+#define LORA_X_COLUMNS 256
+#define LORA_BATCH 64
+#define LORA_BLOCKS 264
 #define LORA_SUM_COLUMNS 32
-#define LORA_SUM_RANKS 8
 
 // ---- logprob.cu: a block takes a row, or columns of a row, 8 a thread ----
 #define LOGPROB_THREADS 256

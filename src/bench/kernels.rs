@@ -4,7 +4,7 @@
 use serde::Serialize;
 
 use super::measure::{Call, Fill, Operator, Seen, limits, seconds, verify};
-use crate::device::{AdamW, Bounds, Branch, Device, Dropout, Heads, PPO_STATS, Real, Sampling};
+use crate::device::{AdamW, Bounds, Branch, Device, Dropout, Heads, PPO_STATS, Real, Sampling, narrow};
 use crate::error::{Error, Result};
 use crate::model::Config;
 
@@ -327,10 +327,10 @@ fn linear<D: Device>(list: &mut List<D>, shape: Shape, t: usize) {
     let branch = 2 * t * RANK * (3 * k + n);
     let moved = act * (t * (n + k) + n * k);
     list.add("linear_fwd", &[], product, moved, move |device, fill| {
-        let (mut out, x) = (device.empty(t * n)?, fill.normal(device, t * k, 1.0)?);
+        let (mut out, mut none, x) = (device.empty(t * n)?, device.empty(0)?, fill.normal(device, t * k, 1.0)?);
         let (w, bias) = (fill.normal(device, n * k, spread)?, fill.normal(device, n, 1.0)?);
         Ok(move |device: &D, seen: &mut Seen| {
-            device.lora_linear_fwd(&mut out, &mut [], &x, &w, Some(&bias), &[], None, (t, n, k))?;
+            device.lora_linear_fwd(&mut out, &mut none, &x, &w, Some(&bias), &[], None, (t, n, k))?;
             seen.buf(device, &out)
         })
     });
@@ -338,19 +338,19 @@ fn linear<D: Device>(list: &mut List<D>, shape: Shape, t: usize) {
         let (mut out, x) = (device.empty(t * n)?, fill.normal(device, t * k, 1.0)?);
         let (w, bias) = (fill.normal(device, n * k, spread)?, fill.normal(device, n, 1.0)?);
         let weights = low_rank(device, fill, shape)?;
-        let mut z = (0..3).map(|_| device.empty(t * RANK)).collect::<Result<Vec<_>>>()?;
+        let mut z = device.empty(t * narrow(&branches::<D>(shape.heads, &weights)))?;
         Ok(move |device: &D, seen: &mut Seen| {
             let branches = branches::<D>(shape.heads, &weights);
             device.lora_linear_fwd(&mut out, &mut z, &x, &w, Some(&bias), &branches, dropout, (t, n, k))?;
             seen.buf(device, &out)?;
-            seen.buf(device, &z[2])
+            seen.buf(device, &z)
         })
     });
-    let kernels = &["lora_dz", "lora_db", "lora_da", "lora_dx"];
+    let kernels = &["lora_dz_db", "lora_join", "lora_da", "lora_join_da", "lora_dx"];
     list.add("lora_linear_bwd", kernels, product + 2 * branch, moved, move |device, fill| {
         let (x, w) = (fill.normal(device, t * k, 1.0)?, fill.normal(device, n * k, spread)?);
         let weights = low_rank(device, fill, shape)?;
-        let z = (0..3).map(|_| fill.normal(device, t * RANK, 1.0)).collect::<Result<Vec<_>>>()?;
+        let z = fill.normal(device, t * narrow(&branches::<D>(shape.heads, &weights)), 1.0)?;
         let (mut dx, dout) = (device.empty(t * k)?, fill.normal(device, t * n, 1.0)?);
         let extents = weights.iter().flat_map(|(a, b)| [D::len(a), D::len(b)]);
         let mut grads = extents.map(|len| device.zeros(len)).collect::<Result<Vec<_>>>()?;

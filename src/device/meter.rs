@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::marker::PhantomData;
 use std::sync::Mutex;
 
-use super::cuda::scratch;
+use super::cuda::scratch::{self, Low};
 use super::{AdamW, Bounds, Branch, Device, Dropout, Elem, Heads, Real, Sampling, check, extent};
 use crate::error::Result;
 use ledger::Book;
@@ -254,7 +254,7 @@ impl<A: Real> Device for Meter<A> {
     fn lora_linear_fwd(
         &self,
         out: &mut Buf<A>,
-        z: &mut [Buf<A>],
+        z: &mut Buf<A>,
         x: &Buf<A>,
         w: &Buf<A>,
         bias: Option<&Buf<A>>,
@@ -268,9 +268,10 @@ impl<A: Real> Device for Meter<A> {
         let mut bytes = (out.bytes() + x.bytes() + w.bytes() + bias.map_or(0, Buf::bytes)) as u64;
         for branch in branches {
             products += 2 * (t * branch.r * (k + branch.n)) as u64;
-            bytes += (branch.a.bytes() + branch.b.bytes()) as u64 + Self::act_bytes(t * branch.r);
+            bytes += (branch.a.bytes() + branch.b.bytes()) as u64;
         }
-        self.record("lora_linear_fwd", products, 0, bytes, 1 + 2 * branches.len() as u64);
+        bytes += z.bytes() as u64;
+        self.record("lora_linear_fwd", products, 0, bytes, if z.len > 0 { 3 } else { 1 });
         Ok(())
     }
 
@@ -279,7 +280,7 @@ impl<A: Real> Device for Meter<A> {
         dx: Option<(&mut Buf<A>, bool)>,
         dbranches: &mut [&mut Buf<f32>],
         dout: &Buf<A>,
-        z: &[Buf<A>],
+        z: &Buf<A>,
         x: &Buf<A>,
         w: &Buf<A>,
         branches: &[Branch<'_, Self>],
@@ -295,24 +296,27 @@ impl<A: Real> Device for Meter<A> {
             bytes += (w.bytes() + if *accumulate { 2 } else { 1 } * dx.bytes()) as u64;
             launches += 1;
         }
-        if !dbranches.is_empty() {
+        let trained = !dbranches.is_empty();
+        if trained {
             bytes += x.bytes() as u64;
         }
-        for (i, branch) in branches.iter().enumerate().filter(|(_, branch)| t * branch.n * branch.r > 0) {
-            let _gradient = self.scratch().take::<f32>(scratch::branch_gradient(t, branch.r));
-            let (of_a, of_b) = (2 * (t * branch.r * k) as u64, 2 * (t * branch.r * branch.n) as u64);
-            products += of_b;
-            bytes += (branch.a.bytes() + branch.b.bytes()) as u64;
-            launches += 1;
-            if let Some([da, db]) = dbranches.get(2 * i..2 * i + 2) {
-                products += of_a + of_b;
-                bytes += (2 * (da.bytes() + db.bytes()) + z[i].bytes()) as u64;
-                launches += 2;
+        let lows: Vec<Low> = branches.iter().map(|branch| (branch.n, branch.r)).collect();
+        if t * scratch::dout_blocks(&lows) > 0 && (trained || dx.is_some()) {
+            for branch in branches {
+                let (of_a, of_b) = (2 * (t * branch.r * k) as u64, 2 * (t * branch.r * branch.n) as u64);
+                products += of_b + if trained { of_a + of_b } else { 0 } + if dx.is_some() { of_a } else { 0 };
+                bytes += (branch.a.bytes() + branch.b.bytes()) as u64;
             }
-            if dx.is_some() {
-                products += of_a;
-                launches += 1;
+            bytes += dbranches.iter().map(|gradient| 2 * gradient.bytes() as u64).sum::<u64>();
+            launches += 2 + if trained { 2 } else { 0 } + u64::from(dx.is_some());
+            let scratch = self.scratch();
+            let _dz = scratch.take::<A>(z.len);
+            {
+                let _of_dz = scratch.take::<f32>(scratch::dz_parts(t, &lows));
+                let _of_db = trained.then(|| scratch.take::<f32>(scratch::db_parts(t, &lows)));
             }
+            let _of_da = trained.then(|| scratch.take::<f32>(scratch::da_parts(t, k, &lows)));
+            bytes += z.bytes() as u64;
         }
         self.record("lora_linear_bwd", products, 0, bytes, launches);
         Ok(())

@@ -52,9 +52,52 @@ pub(in crate::device) fn attention_delta(t: usize, q: usize) -> usize {
     t * q
 }
 
-/// The gradient at a branch's narrow side, f32; one branch at a time.
-pub(in crate::device) fn branch_gradient(t: usize, r: usize) -> usize {
-    t * r
+/// Columns and rank of a branch.
+pub(in crate::device) type Low = (usize, usize);
+
+/// Groups of ranks that a block of lora_dz_db or lora_da sums.
+fn rank_groups(r: usize) -> usize {
+    r.div_ceil(kernel::LORA_RANKS as usize)
+}
+
+/// Strips of the columns of `dout`.
+fn strips(n: usize) -> usize {
+    n.div_ceil(kernel::LORA_DOUT_COLUMNS as usize)
+}
+
+/// Blocks side by side of lora_dz_db.
+pub(in crate::device) fn dout_blocks(lows: &[Low]) -> usize {
+    lows.iter().map(|&(n, r)| strips(n) * rank_groups(r)).sum()
+}
+
+/// Blocks side by side of lora_da, and how often x is read.
+pub(in crate::device) fn x_blocks(k: usize, lows: &[Low]) -> (usize, usize) {
+    let groups: usize = lows.iter().map(|&(_, r)| rank_groups(r)).sum();
+    (k.div_ceil(kernel::LORA_X_COLUMNS as usize), groups.div_ceil(kernel::LORA_BRANCHES as usize))
+}
+
+/// Tokens of a part where `blocks` stand side by side, and the number of parts. By the extents alone, so that another card sums in the
+/// same order.
+pub(in crate::device) fn token_parts(t: usize, blocks: usize) -> (usize, usize) {
+    let wanted = (kernel::LORA_BLOCKS as usize).div_ceil(blocks.max(1));
+    let part = t.div_ceil(wanted).next_multiple_of(kernel::LORA_BATCH as usize).max(kernel::LORA_BATCH as usize);
+    (part, t.div_ceil(part))
+}
+
+/// What the strips of `dout` add to the gradient at the narrow side, f32.
+pub(in crate::device) fn dz_parts(t: usize, lows: &[Low]) -> usize {
+    t * lows.iter().map(|&(n, r)| strips(n) * r).sum::<usize>()
+}
+
+/// What parts of the tokens add to the gradients of `b`, f32.
+pub(in crate::device) fn db_parts(t: usize, lows: &[Low]) -> usize {
+    token_parts(t, dout_blocks(lows)).1 * lows.iter().map(|&(n, r)| n * r).sum::<usize>()
+}
+
+/// What parts of the tokens add to the gradients of `a`, f32.
+pub(in crate::device) fn da_parts(t: usize, k: usize, lows: &[Low]) -> usize {
+    let (across, passes) = x_blocks(k, lows);
+    token_parts(t, across * passes).1 * k * lows.iter().map(|&(_, r)| r).sum::<usize>()
 }
 
 /// The two sums of `moments`, f64.
