@@ -107,3 +107,10 @@
 #define GEMM_BARRIERS 128
 #define GEMM_SHARED GEMM_RING + GEMM_STAGING + GEMM_BARRIERS
 #define GEMM_BAND 16
+
+// ---- logprob_sm90.cu: tiles of the vocabulary between two states of a row; rows of a block that joins states, a warp each ----
+#define LOGPROB_RANGE 4
+#define LOGPROB_FINISH_ROWS 8
+#define LOGPROB_FINISH_THREADS LOGPROB_FINISH_ROWS * 32
+#define LOGPROB_ROWS_THREADS 1024
+#define LOGPROB_GATHER_THREADS 128
