@@ -101,3 +101,23 @@
 // ---- logprob.cu: a block takes a row, or columns of a row, 8 a thread ----
 #define LOGPROB_THREADS 256
 #define LOGPROB_COLUMNS LOGPROB_THREADS * 8
+
+// ---- gemm_sm90.cuh and what runs on it: a tile of GEMM_M rows and GEMM_N or GEMM_NARROW columns, GEMM_K of k a stage; bytes of dynamic shared memory
+// for the ring of stages, for what is on its way out, for barriers; rows of tiles that are taken side by side ----
+#define GEMM_THREADS 384
+#define GEMM_M 128
+#define GEMM_N 256
+#define GEMM_NARROW 64
+#define GEMM_K 64
+#define GEMM_RING 4 * 49152
+#define GEMM_STAGING 4 * 8192
+#define GEMM_BARRIERS 128
+#define GEMM_SHARED GEMM_RING + GEMM_STAGING + GEMM_BARRIERS
+#define GEMM_BAND 16
+
+// ---- logprob_sm90.cu: tiles of the vocabulary between two states of a row; rows of a block that joins states, a warp each ----
+#define LOGPROB_RANGE 4
+#define LOGPROB_FINISH_ROWS 8
+#define LOGPROB_FINISH_THREADS LOGPROB_FINISH_ROWS * 32
+#define LOGPROB_ROWS_THREADS 1024
+#define LOGPROB_GATHER_THREADS 128

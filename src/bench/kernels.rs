@@ -507,7 +507,15 @@ fn head<D: Device>(list: &mut List<D>, shape: Shape, t: usize) {
         Ok((logprob, lse, entropy, x, head, targets))
     };
     let moved = act * c * (t + v) + 3 * acc * t;
-    list.add("linear_logprob_fwd", &["logprob_fold", "logprob_finish"], product, moved, move |device, fill| {
+    // In bf16, heads of whole 16-byte pieces are multiplied and counted by one kernel.
+    let (forward, backward): (&[&str], &[&str]) = match act {
+        2 => (
+            &["linear_logprob_fold", "linear_logprob_finish"],
+            &["linear_logprob_rows", "linear_logprob_gather", "linear_logprob_dz", "linear_logprob_dx"],
+        ),
+        _ => (&["logprob_fold", "logprob_finish"], &["logprob_dlogits", "cast"]),
+    };
+    list.add("linear_logprob_fwd", forward, product, moved, move |device, fill| {
         let (mut logprob, mut lse, mut entropy, x, head, targets) = inputs(device, fill)?;
         Ok(move |device: &D, seen: &mut Seen| {
             device.linear_logprob_fwd(&mut logprob, &mut lse, &mut entropy, &x, &head, &targets, 1.0, (t, c, v))?;
@@ -518,7 +526,7 @@ fn head<D: Device>(list: &mut List<D>, shape: Shape, t: usize) {
     });
     // The logits are computed again: two products.
     let moved = act * c * (2 * t + v) + 2 * acc * t;
-    list.add("linear_logprob_bwd", &["logprob_dlogits", "cast"], 2 * product, moved, move |device, fill| {
+    list.add("linear_logprob_bwd", backward, 2 * product, moved, move |device, fill| {
         let (_, lse, _, x, head, targets) = inputs(device, fill)?;
         let (mut dx, dlogprob) = (device.empty(t * c)?, fill.normal(device, t, 1.0)?);
         Ok(move |device: &D, seen: &mut Seen| {

@@ -7,6 +7,7 @@ mod buffer;
 mod decode;
 pub mod driver;
 mod embed;
+pub mod gemm;
 pub mod gpu;
 mod host;
 pub mod kernel;

@@ -458,10 +458,12 @@ impl<A: Real> Device for Meter<A> {
         check::linear_logprob_fwd::<Self>(logprob, lse, entropy, x, head, targets, tcv)?;
         let (t, c, v) = tcv;
         let scratch = self.scratch();
-        let _tile = scratch.take::<f32>(scratch::logits_tile(t, v));
-        let _state = scratch.take::<f32>(scratch::logprob_state(t));
+        let fused = scratch::logprob_sm90(size_of::<A>(), tcv);
+        let _tile = (!fused).then(|| scratch.take::<f32>(scratch::logits_tile(t, v)));
+        let _state = scratch.take::<f32>(if fused { scratch::logprob_states(t, v) } else { scratch::logprob_state(t) });
+        let launches = if fused { 2 } else { 2 * tiles(t, v) + 1 };
         let bytes = (logprob.bytes() + lse.bytes() + entropy.bytes() + x.bytes() + head.bytes() + targets.bytes()) as u64;
-        self.record("linear_logprob_fwd", 2 * (t * c * v) as u64, 5 * (t * v) as u64, bytes, 2 * tiles(t, v) + 1);
+        self.record("linear_logprob_fwd", 2 * (t * c * v) as u64, 5 * (t * v) as u64, bytes, launches);
         Ok(())
     }
 
@@ -481,14 +483,20 @@ impl<A: Real> Device for Meter<A> {
         self.book.backward(true);
         let (t, c, v) = tcv;
         let scratch = self.scratch();
-        let _logits = scratch.take::<f32>(scratch::logits_tile(t, v));
-        let _dlogits = scratch.take::<A>(scratch::logits_tile(t, v));
-        let _sums = scratch.take::<f32>(scratch::logprob_sums(t, c));
+        let fused = scratch::logprob_sm90(size_of::<A>(), tcv);
+        let high = if fused { scratch::logprob_wave(tcv) } else { 0 };
+        let _rows = fused.then(|| scratch.take::<u32>(scratch::logprob_rows(t)));
+        let _wave = fused.then(|| (scratch.take::<A>(high * c), scratch.take::<A>(high * v)));
+        let tile = || (scratch.take::<f32>(scratch::logits_tile(t, v)), scratch.take::<A>(scratch::logits_tile(t, v)));
+        let _tile = (!fused).then(|| (tile(), scratch.take::<f32>(scratch::logprob_sums(t, c))));
         // The logits again, their gradient times the head, and where it is trained the gradient of the head.
         let (products, sums) = dhead.map_or((2, 0), |dhead| (3, 2 * dhead.bytes()));
         let inputs = dlogprob.bytes() + lse.bytes() + x.bytes() + head.bytes() + targets.bytes();
         let bytes = (dx.bytes() + sums + inputs) as u64;
-        let launches = tiles(t, v) * (1 + products) + t.div_ceil(scratch::TOKENS) as u64;
+        let launches = match fused {
+            true => 2 + t.div_ceil(high) as u64 * (1 + products),
+            false => tiles(t, v) * (1 + products) + t.div_ceil(scratch::TOKENS) as u64,
+        };
         self.record("linear_logprob_bwd", 2 * products * (t * c * v) as u64, 4 * (t * v) as u64, bytes, launches);
         Ok(())
     }
