@@ -147,6 +147,9 @@ fn argument(kernel: &str, param: &Param, index: usize) -> Result<Argument, Strin
                     value: format!("*{name}"),
                 });
             }
+            "const __grid_constant__ LoraMap" => {
+                return Ok(Argument { generics: String::new(), ty: "&LoraMap".into(), value: format!("*{name}") });
+            }
             other => return Err(format!("{kernel}: `{other}` has no Rust type")),
         };
         return Ok(scalar(ty));

@@ -97,14 +97,41 @@
 #define DECODE_SPLIT_KEYS 256
 #define DECODE_COMBINE_THREADS 128
 
-// ---- lora.cu: tokens of a block that multiplies by a; the tile of a block that adds to rows; columns of a block that sums tokens ----
+// ---- lora.cu: branches of a map; tokens of a block that multiplies by a; the tile of a block that adds to rows; ranks, columns of dout
+// and columns of x that a block sums over tokens, whose number is a multiple of a batch, and the blocks that there should be of them;
+// columns of a block that sums a bias's gradient ----
 #define LORA_THREADS 256
+#define LORA_BRANCHES 3
 #define LORA_ROWS 16
 #define LORA_TILE_TOKENS 64
 #define LORA_TILE_COLUMNS 128
+#define LORA_RANKS 16
+#define LORA_DOUT_COLUMNS 512
+#define LORA_X_COLUMNS 256
+#define LORA_BATCH 64
+#define LORA_BLOCKS 264
 #define LORA_SUM_COLUMNS 32
-#define LORA_SUM_RANKS 8
 
 // ---- logprob.cu: a block takes a row, or columns of a row, 8 a thread ----
 #define LOGPROB_THREADS 256
 #define LOGPROB_COLUMNS LOGPROB_THREADS * 8
+
+// ---- gemm_sm90.cuh and what runs on it: a tile of GEMM_M rows and GEMM_N or GEMM_NARROW columns, GEMM_K of k a stage; bytes of dynamic shared memory
+// for the ring of stages, for what is on its way out, for barriers; rows of tiles that are taken side by side ----
+#define GEMM_THREADS 384
+#define GEMM_M 128
+#define GEMM_N 256
+#define GEMM_NARROW 64
+#define GEMM_K 64
+#define GEMM_RING 4 * 49152
+#define GEMM_STAGING 4 * 8192
+#define GEMM_BARRIERS 128
+#define GEMM_SHARED GEMM_RING + GEMM_STAGING + GEMM_BARRIERS
+#define GEMM_BAND 16
+
+// ---- logprob_sm90.cu: tiles of the vocabulary between two states of a row; rows of a block that joins states, a warp each ----
+#define LOGPROB_RANGE 4
+#define LOGPROB_FINISH_ROWS 8
+#define LOGPROB_FINISH_THREADS LOGPROB_FINISH_ROWS * 32
+#define LOGPROB_ROWS_THREADS 1024
+#define LOGPROB_GATHER_THREADS 128

@@ -154,6 +154,15 @@ pub struct Branch<'a, D: Device> {
     pub stream: u32,
 }
 
+/// Branches that a linear map can have: q, k and v.
+pub const BRANCHES: usize = 3;
+
+/// Columns of the `z` that the branches of a map share: their ranks side by side, and zeros up to a multiple of 8, so that a row
+/// consists of whole vectors.
+pub fn narrow<D: Device>(branches: &[Branch<'_, D>]) -> usize {
+    branches.iter().map(|branch| branch.r).sum::<usize>().next_multiple_of(8)
+}
+
 /// One step of AdamW (Loshchilov & Hutter 2019, as `torch.optim.AdamW` computes it).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AdamW {
@@ -296,12 +305,13 @@ pub trait Device: Sized + Send + Sync + 'static {
     ) -> Result<()>;
 
     /// `out[t, n] = x[t, k] w[n, k]^T + bias[n] + sum over branches of scale * drop(x) a^T b^T` at the branch's columns.
-    /// `z[i][t, r] = drop(x) a^T` of branch `i` is saved. Without branches this is a plain linear map.
+    /// Up to [`BRANCHES`] branches, whose columns ascend and do not overlap. `z[t, narrow]`, the branches' `scale * drop(x) a^T` side by
+    /// side and zeros after them ([`narrow`]), is saved. Without branches this is a plain linear map.
     /// LoRA: Hu et al. 2021, section 4.1; PEFT `lora/layer.py`, where each module drops its input by a mask of its own.
     fn lora_linear_fwd(
         &self,
         out: &mut Self::Buf<Self::Act>,
-        z: &mut [Self::Buf<Self::Act>],
+        z: &mut Self::Buf<Self::Act>,
         x: &Self::Buf<Self::Act>,
         w: &Self::Buf<Self::Act>,
         bias: Option<&Self::Buf<Self::Act>>,
@@ -310,14 +320,14 @@ pub trait Device: Sized + Send + Sync + 'static {
         tnk: (usize, usize, usize),
     ) -> Result<()>;
     /// `dx[t, k]` `=` or, with `accumulate`, `+=` `dout w + sum over branches of drop'(scale * dout b a)`. With
-    /// `dbranches`, which holds `da, db` of each branch in turn: `db[n, r] += scale * dout^T z`,
+    /// `dbranches`, which holds `da, db` of each branch in turn: `db[n, r] += dout^T z`,
     /// `da[r, k] += scale * (dout b)^T drop(x)`. `dx` may be left out where nothing below is trained.
     fn lora_linear_bwd(
         &self,
         dx: Option<(&mut Self::Buf<Self::Act>, bool)>,
         dbranches: &mut [&mut Self::Buf<Self::Acc>],
         dout: &Self::Buf<Self::Act>,
-        z: &[Self::Buf<Self::Act>],
+        z: &Self::Buf<Self::Act>,
         x: &Self::Buf<Self::Act>,
         w: &Self::Buf<Self::Act>,
         branches: &[Branch<'_, Self>],

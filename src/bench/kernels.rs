@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use super::card;
 use super::measure::{Call, Fill, Operator, Seen, samples, verify};
-use crate::device::{AdamW, Bounds, Branch, Device, Dropout, Heads, PPO_STATS, Real, Sampling};
+use crate::device::{AdamW, Bounds, Branch, Device, Dropout, Heads, PPO_STATS, Real, Sampling, narrow};
 use crate::error::{Error, Result};
 use crate::metric::timing::{median, spread};
 use crate::model::Config;
@@ -350,10 +350,10 @@ fn linear<D: Device>(list: &mut List<D>, shape: Shape, t: usize) {
     let branch = 2 * t * RANK * (3 * k + n);
     let moved = act * (t * (n + k) + n * k);
     list.add("linear_fwd", &[], product, moved, move |device, fill| {
-        let (mut out, x) = (device.empty(t * n)?, fill.normal(device, t * k, 1.0)?);
+        let (mut out, mut none, x) = (device.empty(t * n)?, device.empty(0)?, fill.normal(device, t * k, 1.0)?);
         let (w, bias) = (fill.normal(device, n * k, spread)?, fill.normal(device, n, 1.0)?);
         Ok(move |device: &D, seen: &mut Seen| {
-            device.lora_linear_fwd(&mut out, &mut [], &x, &w, Some(&bias), &[], None, (t, n, k))?;
+            device.lora_linear_fwd(&mut out, &mut none, &x, &w, Some(&bias), &[], None, (t, n, k))?;
             seen.buf(device, &out)
         })
     });
@@ -361,19 +361,19 @@ fn linear<D: Device>(list: &mut List<D>, shape: Shape, t: usize) {
         let (mut out, x) = (device.empty(t * n)?, fill.normal(device, t * k, 1.0)?);
         let (w, bias) = (fill.normal(device, n * k, spread)?, fill.normal(device, n, 1.0)?);
         let weights = low_rank(device, fill, shape)?;
-        let mut z = (0..3).map(|_| device.empty(t * RANK)).collect::<Result<Vec<_>>>()?;
+        let mut z = device.empty(t * narrow(&branches::<D>(shape.heads, &weights)))?;
         Ok(move |device: &D, seen: &mut Seen| {
             let branches = branches::<D>(shape.heads, &weights);
             device.lora_linear_fwd(&mut out, &mut z, &x, &w, Some(&bias), &branches, dropout, (t, n, k))?;
             seen.buf(device, &out)?;
-            seen.buf(device, &z[2])
+            seen.buf(device, &z)
         })
     });
-    let kernels = &["lora_dz", "lora_db", "lora_da", "lora_dx"];
+    let kernels = &["lora_dz_db", "lora_join", "lora_da", "lora_join_da", "lora_dx"];
     list.add("lora_linear_bwd", kernels, product + 2 * branch, moved, move |device, fill| {
         let (x, w) = (fill.normal(device, t * k, 1.0)?, fill.normal(device, n * k, spread)?);
         let weights = low_rank(device, fill, shape)?;
-        let z = (0..3).map(|_| fill.normal(device, t * RANK, 1.0)).collect::<Result<Vec<_>>>()?;
+        let z = fill.normal(device, t * narrow(&branches::<D>(shape.heads, &weights)), 1.0)?;
         let (mut dx, dout) = (device.empty(t * k)?, fill.normal(device, t * n, 1.0)?);
         let extents = weights.iter().flat_map(|(a, b)| [D::len(a), D::len(b)]);
         let mut grads = extents.map(|len| device.zeros(len)).collect::<Result<Vec<_>>>()?;
@@ -536,7 +536,15 @@ fn head<D: Device>(list: &mut List<D>, shape: Shape, t: usize) {
         Ok((logprob, lse, entropy, x, head, targets))
     };
     let moved = act * c * (t + v) + 3 * acc * t;
-    list.add("linear_logprob_fwd", &["logprob_fold", "logprob_finish"], product, moved, move |device, fill| {
+    // In bf16, heads of whole 16-byte pieces are multiplied and counted by one kernel.
+    let (forward, backward): (&[&str], &[&str]) = match act {
+        2 => (
+            &["linear_logprob_fold", "linear_logprob_finish"],
+            &["linear_logprob_rows", "linear_logprob_gather", "linear_logprob_dz", "linear_logprob_dx"],
+        ),
+        _ => (&["logprob_fold", "logprob_finish"], &["logprob_dlogits", "cast"]),
+    };
+    list.add("linear_logprob_fwd", forward, product, moved, move |device, fill| {
         let (mut logprob, mut lse, mut entropy, x, head, targets) = inputs(device, fill)?;
         Ok(move |device: &D, seen: &mut Seen| {
             device.linear_logprob_fwd(&mut logprob, &mut lse, &mut entropy, &x, &head, &targets, 1.0, (t, c, v))?;
@@ -547,7 +555,7 @@ fn head<D: Device>(list: &mut List<D>, shape: Shape, t: usize) {
     });
     // The logits are computed again: two products.
     let moved = act * c * (2 * t + v) + 2 * acc * t;
-    list.add("linear_logprob_bwd", &["logprob_dlogits", "cast"], 2 * product, moved, move |device, fill| {
+    list.add("linear_logprob_bwd", backward, 2 * product, moved, move |device, fill| {
         let (_, lse, _, x, head, targets) = inputs(device, fill)?;
         let (mut dx, dlogprob) = (device.empty(t * c)?, fill.normal(device, t, 1.0)?);
         Ok(move |device: &D, seen: &mut Seen| {

@@ -1,7 +1,7 @@
 //! The extents of each operator's arguments, checked in one place for every device. Each function is called as its operator is;
 //! an error names operator and argument.
 
-use super::{Bounds, Branch, Device, Elem, Heads, PPO_STATS, extent};
+use super::{BRANCHES, Bounds, Branch, Device, Elem, Heads, PPO_STATS, extent, narrow};
 use crate::error::{Error, Result};
 
 type Acts<D> = <D as Device>::Buf<<D as Device>::Act>;
@@ -95,7 +95,7 @@ pub(super) fn rmsnorm_bwd<D: Device>(
 
 fn lora_linear<D: Device>(
     op: &str,
-    z: &[Acts<D>],
+    z: &Acts<D>,
     x: &Acts<D>,
     w: &Acts<D>,
     branches: &[Branch<'_, D>],
@@ -103,23 +103,27 @@ fn lora_linear<D: Device>(
 ) -> Result<()> {
     act::<D>(&format!("{op}: x"), x, t * k)?;
     act::<D>(&format!("{op}: w"), w, n * k)?;
-    if z.len() != branches.len() {
-        return Err(Error::Extent { what: format!("{op}: z"), want: branches.len(), got: z.len() });
+    if branches.len() > BRANCHES {
+        return Err(Error::Extent { what: format!("{op}: branches"), want: BRANCHES, got: branches.len() });
     }
-    for (i, (branch, z)) in branches.iter().zip(z).enumerate() {
+    act::<D>(&format!("{op}: z"), z, t * narrow(branches))?;
+    let mut free = 0;
+    for (i, branch) in branches.iter().enumerate() {
         act::<D>(&format!("{op}: branches[{i}].a"), branch.a, branch.r * k)?;
         act::<D>(&format!("{op}: branches[{i}].b"), branch.b, branch.n * branch.r)?;
-        act::<D>(&format!("{op}: z[{i}]"), z, t * branch.r)?;
-        if branch.column + branch.n > n {
-            return Err(Error::Extent { what: format!("{op}: branches[{i}].column"), want: n, got: branch.column + branch.n });
+        let (first, end) = (branch.column, branch.column + branch.n);
+        if first < free || end > n {
+            let (want, got) = if first < free { (free, first) } else { (n, end) };
+            return Err(Error::Extent { what: format!("{op}: branches[{i}].column"), want, got });
         }
+        free = end;
     }
     Ok(())
 }
 
 pub(super) fn lora_linear_fwd<D: Device>(
     out: &Acts<D>,
-    z: &[Acts<D>],
+    z: &Acts<D>,
     x: &Acts<D>,
     w: &Acts<D>,
     bias: Option<&Acts<D>>,
@@ -135,7 +139,7 @@ pub(super) fn lora_linear_bwd<D: Device>(
     dx: Option<&Acts<D>>,
     dbranches: &[&mut Accs<D>],
     dout: &Acts<D>,
-    z: &[Acts<D>],
+    z: &Acts<D>,
     x: &Acts<D>,
     w: &Acts<D>,
     branches: &[Branch<'_, D>],

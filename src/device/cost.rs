@@ -3,8 +3,8 @@
 //! Costs are a floor. A product of [m, k] and [k, n] is 2 m n k operations; an operator reads each of its arguments and writes each
 //! of its results once. What a kernel reads twice, or rounds up to whole tiles, is not counted.
 
-use super::cuda::scratch;
-use super::{Bounds, Branch, Device, Heads, PPO_STATS};
+use super::cuda::scratch::{self, Low};
+use super::{Bounds, Branch, Device, Heads, PPO_STATS, narrow};
 
 /// What one call of an operator costs at least.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
@@ -122,9 +122,10 @@ pub(super) fn lora_linear_fwd<D: Device>(bias: bool, branches: &[Branch<'_, D>],
     let mut bytes = acts::<D>(t * n + t * k + n * k + if bias { n } else { 0 });
     for branch in branches {
         products += product(t, branch.r, k + branch.n);
-        bytes += acts::<D>(branch.r * (k + branch.n) + t * branch.r);
+        bytes += acts::<D>(branch.r * (k + branch.n));
     }
-    cost(products, 0, bytes, 1 + 2 * branches.len() as u64)
+    let z = t * narrow(branches);
+    cost(products, 0, bytes + acts::<D>(z), if z > 0 { 3 } else { 1 })
 }
 
 /// `dx` says whether the gradient at the input is asked for, and whether it is added to what is there; `trained` whether those of the
@@ -144,20 +145,16 @@ pub(super) fn lora_linear_bwd<D: Device>(
     if trained {
         bytes += acts::<D>(t * k);
     }
-    for branch in branches.iter().filter(|branch| t * branch.n * branch.r > 0) {
-        let (of_a, of_b) = (product(t, branch.r, k), product(t, branch.r, branch.n));
-        products += of_b;
-        bytes += acts::<D>(branch.r * (k + branch.n));
-        launches += 1;
-        if trained {
-            products += of_a + of_b;
-            bytes += 2 * accs::<D>(branch.r * (k + branch.n)) + acts::<D>(t * branch.r);
-            launches += 2;
+    let lows: Vec<Low> = branches.iter().map(|branch| (branch.n, branch.r)).collect();
+    if t * scratch::dout_blocks(&lows) > 0 && (trained || dx.is_some()) {
+        for branch in branches {
+            let (of_a, of_b) = (product(t, branch.r, k), product(t, branch.r, branch.n));
+            products += of_b + if trained { of_a + of_b } else { 0 } + if dx.is_some() { of_a } else { 0 };
+            bytes += acts::<D>(branch.r * (k + branch.n));
+            bytes += if trained { 2 * accs::<D>(branch.r * (k + branch.n)) } else { 0 };
         }
-        if dx.is_some() {
-            products += of_a;
-            launches += 1;
-        }
+        bytes += acts::<D>(t * narrow(branches));
+        launches += 2 + if trained { 2 } else { 0 } + u64::from(dx.is_some());
     }
     cost(products, 0, bytes, launches)
 }
@@ -210,14 +207,18 @@ pub(super) fn swiglu_bwd<D: Device>(n: usize) -> Cost {
 
 pub(super) fn linear_logprob_fwd<D: Device>((t, c, v): (usize, usize, usize)) -> Cost {
     let bytes = 3 * accs::<D>(t) + acts::<D>(t * c + v * c) + ids(t);
-    cost(product(t, v, c), 5 * t * v, bytes, 2 * tiles(t, v) + 1)
+    let fused = scratch::logprob_sm90(size_of::<D::Act>(), (t, c, v));
+    cost(product(t, v, c), 5 * t * v, bytes, if fused { 2 } else { 2 * tiles(t, v) + 1 })
 }
 
 /// The logits again, their gradient times the head, and where it is trained the gradient of the head.
 pub(super) fn linear_logprob_bwd<D: Device>(trained: bool, (t, c, v): (usize, usize, usize)) -> Cost {
     let (products, sums) = if trained { (3, 2 * accs::<D>(v * c)) } else { (2, 0) };
     let bytes = acts::<D>(2 * t * c + v * c) + sums + 2 * accs::<D>(t) + ids(t);
-    let launches = tiles(t, v) * (1 + products) + t.div_ceil(scratch::TOKENS) as u64;
+    let launches = match scratch::logprob_sm90(size_of::<D::Act>(), (t, c, v)) {
+        true => 2 + t.div_ceil(scratch::logprob_wave((t, c, v))) as u64 * (1 + products),
+        false => tiles(t, v) * (1 + products) + t.div_ceil(scratch::TOKENS) as u64,
+    };
     cost(products * product(t, v, c), 4 * t * v, bytes, launches)
 }
 

@@ -172,7 +172,7 @@ impl<F: Float> Device for Cpu<F> {
     fn lora_linear_fwd(
         &self,
         out: &mut Buf<F>,
-        z: &mut [Buf<F>],
+        z: &mut Buf<F>,
         x: &Buf<F>,
         w: &Buf<F>,
         bias: Option<&Buf<F>>,
@@ -189,7 +189,7 @@ impl<F: Float> Device for Cpu<F> {
         dx: Option<(&mut Buf<F>, bool)>,
         dbranches: &mut [&mut Buf<F>],
         dout: &Buf<F>,
-        z: &[Buf<F>],
+        z: &Buf<F>,
         x: &Buf<F>,
         w: &Buf<F>,
         branches: &[Branch<'_, Self>],

@@ -7,6 +7,7 @@ mod buffer;
 mod decode;
 pub mod driver;
 mod embed;
+pub mod gemm;
 pub mod gpu;
 mod host;
 pub mod kernel;
@@ -338,7 +339,7 @@ impl<A: Act> Device for Cuda<A> {
     fn lora_linear_fwd(
         &self,
         out: &mut Buf<A>,
-        z: &mut [Buf<A>],
+        z: &mut Buf<A>,
         x: &Buf<A>,
         w: &Buf<A>,
         bias: Option<&Buf<A>>,
@@ -355,7 +356,7 @@ impl<A: Act> Device for Cuda<A> {
         dx: Option<(&mut Buf<A>, bool)>,
         dbranches: &mut [&mut Buf<f32>],
         dout: &Buf<A>,
-        z: &[Buf<A>],
+        z: &Buf<A>,
         x: &Buf<A>,
         w: &Buf<A>,
         branches: &[Branch<'_, Self>],

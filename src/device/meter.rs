@@ -9,7 +9,7 @@ use std::marker::PhantomData;
 use std::sync::Mutex;
 
 pub use super::cost::Cost;
-use super::cuda::scratch;
+use super::cuda::scratch::{self, Low};
 use super::{AdamW, Bounds, Branch, Device, Dropout, Elem, Heads, Real, Sampling, check, cost, extent};
 use crate::error::Result;
 use ledger::Book;
@@ -235,7 +235,7 @@ impl<A: Real> Device for Meter<A> {
     fn lora_linear_fwd(
         &self,
         out: &mut Buf<A>,
-        z: &mut [Buf<A>],
+        z: &mut Buf<A>,
         x: &Buf<A>,
         w: &Buf<A>,
         bias: Option<&Buf<A>>,
@@ -253,7 +253,7 @@ impl<A: Real> Device for Meter<A> {
         dx: Option<(&mut Buf<A>, bool)>,
         dbranches: &mut [&mut Buf<f32>],
         dout: &Buf<A>,
-        z: &[Buf<A>],
+        z: &Buf<A>,
         x: &Buf<A>,
         w: &Buf<A>,
         branches: &[Branch<'_, Self>],
@@ -262,12 +262,20 @@ impl<A: Real> Device for Meter<A> {
     ) -> Result<()> {
         check::lora_linear_bwd::<Self>(dx.as_ref().map(|(dx, _)| &**dx), dbranches, dout, z, x, w, branches, tnk)?;
         self.book.backward(true);
-        let (t, ..) = tnk;
-        for branch in branches.iter().filter(|branch| t * branch.n * branch.r > 0) {
-            let _gradient = self.scratch().take::<f32>(scratch::branch_gradient(t, branch.r));
+        let (t, _, k) = tnk;
+        let trained = !dbranches.is_empty();
+        let lows: Vec<Low> = branches.iter().map(|branch| (branch.n, branch.r)).collect();
+        if t * scratch::dout_blocks(&lows) > 0 && (trained || dx.is_some()) {
+            let scratch = self.scratch();
+            let _dz = scratch.take::<A>(z.len);
+            {
+                let _of_dz = scratch.take::<f32>(scratch::dz_parts(t, &lows));
+                let _of_db = trained.then(|| scratch.take::<f32>(scratch::db_parts(t, &lows)));
+            }
+            let _of_da = trained.then(|| scratch.take::<f32>(scratch::da_parts(t, k, &lows)));
         }
         let dx = dx.map(|(_, accumulate)| accumulate);
-        self.record("lora_linear_bwd", cost::lora_linear_bwd(dx, !dbranches.is_empty(), branches, tnk));
+        self.record("lora_linear_bwd", cost::lora_linear_bwd(dx, trained, branches, tnk));
         Ok(())
     }
 
@@ -396,8 +404,9 @@ impl<A: Real> Device for Meter<A> {
         check::linear_logprob_fwd::<Self>(logprob, lse, entropy, x, head, targets, tcv)?;
         let (t, _, v) = tcv;
         let scratch = self.scratch();
-        let _tile = scratch.take::<f32>(scratch::logits_tile(t, v));
-        let _state = scratch.take::<f32>(scratch::logprob_state(t));
+        let fused = scratch::logprob_sm90(size_of::<A>(), tcv);
+        let _tile = (!fused).then(|| scratch.take::<f32>(scratch::logits_tile(t, v)));
+        let _state = scratch.take::<f32>(if fused { scratch::logprob_states(t, v) } else { scratch::logprob_state(t) });
         self.record("linear_logprob_fwd", cost::linear_logprob_fwd::<Self>(tcv));
         Ok(())
     }
@@ -418,9 +427,12 @@ impl<A: Real> Device for Meter<A> {
         self.book.backward(true);
         let (t, c, v) = tcv;
         let scratch = self.scratch();
-        let _logits = scratch.take::<f32>(scratch::logits_tile(t, v));
-        let _dlogits = scratch.take::<A>(scratch::logits_tile(t, v));
-        let _sums = scratch.take::<f32>(scratch::logprob_sums(t, c));
+        let fused = scratch::logprob_sm90(size_of::<A>(), tcv);
+        let high = if fused { scratch::logprob_wave(tcv) } else { 0 };
+        let _rows = fused.then(|| scratch.take::<u32>(scratch::logprob_rows(t)));
+        let _wave = fused.then(|| (scratch.take::<A>(high * c), scratch.take::<A>(high * v)));
+        let tile = || (scratch.take::<f32>(scratch::logits_tile(t, v)), scratch.take::<A>(scratch::logits_tile(t, v)));
+        let _tile = (!fused).then(|| (tile(), scratch.take::<f32>(scratch::logprob_sums(t, c))));
         self.record("linear_logprob_bwd", cost::linear_logprob_bwd::<Self>(dhead.is_some(), tcv));
         Ok(())
     }

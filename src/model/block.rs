@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::lora::{self, LayerAdapter, Target};
 use super::{Config, Packed};
-use crate::device::{Bounds, Device, Dropout};
+use crate::device::{Bounds, Device, Dropout, narrow};
 use crate::error::Result;
 use crate::recipe::Recompute;
 use crate::weights::{Grads, Param, Part};
@@ -83,21 +83,21 @@ pub(super) enum Attend<'a, D: Device> {
 struct AttentionSaved<D: Device> {
     rstd: D::Buf<D::Acc>,
     h: D::Buf<D::Act>,
-    z_qkv: Vec<D::Buf<D::Act>>,
+    z_qkv: D::Buf<D::Act>,
     qkv: D::Buf<D::Act>,
     out: D::Buf<D::Act>,
     lse: D::Buf<D::Acc>,
-    z_o: Vec<D::Buf<D::Act>>,
+    z_o: D::Buf<D::Act>,
 }
 
 /// From the second norm to down.
 struct MlpSaved<D: Device> {
     rstd: D::Buf<D::Acc>,
     h: D::Buf<D::Act>,
-    z_gate_up: Vec<D::Buf<D::Act>>,
+    z_gate_up: D::Buf<D::Act>,
     gate_up: D::Buf<D::Act>,
     act: D::Buf<D::Act>,
-    z_down: Vec<D::Buf<D::Act>>,
+    z_down: D::Buf<D::Act>,
 }
 
 /// What a block keeps: at least the residual stream that entered it.
@@ -131,9 +131,9 @@ struct Linear<'a, D: Device> {
 }
 
 impl<D: Device> Linear<'_, D> {
-    fn forward(&self, device: &D, x: &D::Buf<D::Act>, t: usize) -> Result<(D::Buf<D::Act>, Vec<D::Buf<D::Act>>)> {
+    fn forward(&self, device: &D, x: &D::Buf<D::Act>, t: usize) -> Result<(D::Buf<D::Act>, D::Buf<D::Act>)> {
         let branches = lora::branches(self.side, self.targets);
-        let mut z = branches.iter().map(|branch| device.empty(t * branch.r)).collect::<Result<Vec<_>>>()?;
+        let mut z = device.empty(t * narrow(&branches))?;
         let mut out = device.empty(t * self.n)?;
         let bias = self.bias.map(|bias| &bias.value);
         device.lora_linear_fwd(&mut out, &mut z, x, &self.w.value, bias, &branches, self.dropout, (t, self.n, self.k))?;
@@ -146,7 +146,7 @@ impl<D: Device> Linear<'_, D> {
         device: &D,
         dout: &D::Buf<D::Act>,
         x: &D::Buf<D::Act>,
-        z: &[D::Buf<D::Act>],
+        z: &D::Buf<D::Act>,
         grads: &mut Grads<D>,
         below: bool,
         t: usize,

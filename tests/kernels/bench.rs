@@ -10,10 +10,10 @@ use repairity::device::{Cpu, Cuda, Heads};
 use crate::simulated::Simulated;
 use crate::{OnGpu, Place, kernels, present};
 
-const TINY: Shape = Shape { hidden: 40, intermediate: 24, vocab: 70, heads: Heads { q: 4, kv: 2, dim: 8 } };
+const TINY: Shape = Shape { hidden: 40, intermediate: 24, vocab: 72, heads: Heads { q: 4, kv: 2, dim: 8 } };
 
 /// Kernels that only the inputs of a benchmark need: forward, before backward is measured.
-const BEFORE: [&str; 8] = [
+const BEFORE: [&str; 10] = [
     "rmsnorm_fwd",
     "attention_fwd_d64",
     "attention_fwd_d128",
@@ -22,10 +22,12 @@ const BEFORE: [&str; 8] = [
     "attention_fwd_sm90_d128",
     "logprob_fold",
     "logprob_finish",
+    "linear_logprob_fold",
+    "linear_logprob_finish",
 ];
 
-/// Kernels that bf16 runs only at widths of heads which are not measured.
-const OTHER_WIDTHS: [&str; 2] = ["attention_fwd_d64", "attention_fwd_d128"];
+/// Kernels that bf16 runs only at extents which are not measured.
+const OTHER_EXTENTS: [&str; 5] = ["attention_fwd_d64", "attention_fwd_d128", "logprob_fold", "logprob_finish", "logprob_dlogits"];
 
 fn benchmarks<A: OnGpu>(place: Place) {
     if !present(place) {
@@ -50,7 +52,7 @@ fn benchmarks<A: OnGpu>(place: Place) {
         );
         named.extend(kernels);
     }
-    named.extend(OTHER_WIDTHS.iter().filter(|_| A::BUILD == "bf16"));
+    named.extend(OTHER_EXTENTS.iter().filter(|_| A::BUILD == "bf16"));
     let every: BTreeSet<_> =
         KERNELS.iter().filter(|kernel| kernel.builds.contains(&A::BUILD)).map(|kernel| kernel.name).collect();
     assert_eq!(named, every, "kernels with a benchmark, and all kernels");

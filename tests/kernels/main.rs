@@ -9,6 +9,7 @@ mod simulated;
 mod attention;
 mod bench;
 mod decode;
+mod gemm;
 mod logprob;
 mod lora;
 mod losses;

@@ -34,20 +34,22 @@ fn wrong_extents_name_operator_and_argument() {
     assert_extent("rmsnorm_fwd: weight", d.rmsnorm_fwd(&mut f(6), &mut f(3), None, &f(6), &f(3), 2, 1e-6));
     assert_extent("rmsnorm_fwd: delta", d.rmsnorm_fwd(&mut f(6), &mut f(3), Some((&mut f(6), &f(5))), &f(6), &f(2), 2, 1e-6));
     assert_extent("rmsnorm_bwd: dweight", d.rmsnorm_bwd(&mut f(6), Some(&mut f(1)), &f(6), &f(3), &f(6), &f(2), 2));
-    assert_extent("lora_linear_fwd: w", d.lora_linear_fwd(&mut f(6), &mut [], &f(9), &f(5), None, &[], None, (3, 2, 3)));
+    assert_extent("lora_linear_fwd: w", d.lora_linear_fwd(&mut f(6), &mut f(0), &f(9), &f(5), None, &[], None, (3, 2, 3)));
     assert_extent(
         "lora_linear_fwd: bias",
-        d.lora_linear_fwd(&mut f(6), &mut [], &f(9), &f(6), Some(&f(3)), &[], None, (3, 2, 3)),
+        d.lora_linear_fwd(&mut f(6), &mut f(0), &f(9), &f(6), Some(&f(3)), &[], None, (3, 2, 3)),
     );
-    assert_extent("lora_linear_fwd: z", d.lora_linear_fwd(&mut f(6), &mut [f(1)], &f(9), &f(6), None, &[], None, (3, 2, 3)));
+    assert_extent("lora_linear_fwd: z", d.lora_linear_fwd(&mut f(6), &mut f(1), &f(9), &f(6), None, &[], None, (3, 2, 3)));
     let (a, b) = (f(3), f(2));
     let branch = |column| Branch { a: &a, b: &b, column, n: 2, r: 1, scale: 1.0, stream: 0 };
-    let fwd = |z, column| d.lora_linear_fwd(&mut f(6), &mut [f(z)], &f(9), &f(6), None, &[branch(column)], None, (3, 2, 3));
-    assert_extent("lora_linear_fwd: z[0]", fwd(2, 0));
-    assert_extent("lora_linear_fwd: branches[0].column", fwd(3, 1));
+    let fwd = |z, branches: &[_]| d.lora_linear_fwd(&mut f(6), &mut f(z), &f(9), &f(6), None, branches, None, (3, 2, 3));
+    assert_extent("lora_linear_fwd: z", fwd(3, &[branch(0)]));
+    assert_extent("lora_linear_fwd: branches[0].column", fwd(24, &[branch(1)]));
+    assert_extent("lora_linear_fwd: branches[1].column", fwd(24, &[branch(0), branch(0)]));
+    assert_extent("lora_linear_fwd: branches", fwd(24, &[branch(0), branch(0), branch(0), branch(0)]));
     assert_extent(
         "lora_linear_bwd: dbranches",
-        d.lora_linear_bwd(None, &mut [&mut f(3)], &f(6), &[f(3)], &f(9), &f(6), &[branch(0)], None, (3, 2, 3)),
+        d.lora_linear_bwd(None, &mut [&mut f(3)], &f(6), &f(24), &f(9), &f(6), &[branch(0)], None, (3, 2, 3)),
     );
     assert_extent("linear_dweight: dbias", d.linear_dweight(&mut f(6), Some(&mut f(3)), &f(6), &f(9), (3, 2, 3)));
     assert_extent("rope: qkv", d.rope(&mut f(23), &u(3), heads, 1e4, false));

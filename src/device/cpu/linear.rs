@@ -5,7 +5,7 @@ use rayon::prelude::*;
 use super::matmul::{Mat, Out, matmul};
 use super::memory::Buf;
 use super::{Cpu, Float, parallel};
-use crate::device::{Branch, Dropout, check};
+use crate::device::{Branch, Dropout, check, narrow};
 use crate::error::Result;
 use crate::rng;
 
@@ -38,7 +38,7 @@ fn drop_rows<F: Float>(dropped: &mut [F], mask: &mut [F], x: &[F], first: usize,
 
 pub(super) fn lora_linear_fwd<F: Float>(
     out: &mut Buf<F>,
-    z: &mut [Buf<F>],
+    z: &mut Buf<F>,
     x: &Buf<F>,
     w: &Buf<F>,
     bias: Option<&Buf<F>>,
@@ -54,10 +54,13 @@ pub(super) fn lora_linear_fwd<F: Float>(
     matmul(product, F::ONE, Mat::new(x, k), Mat::new(w, k).t(), (t, n, k), true);
 
     let dropout = dropout.filter(|d| d.p > 0.0);
-    for (branch, z) in branches.iter().zip(z) {
+    let width = narrow(branches);
+    z.fill(F::ZERO);
+    let mut at = 0;
+    for branch in branches {
         let Branch { r, column, .. } = *branch;
         let task = |i: usize, out: &mut [F], z: &mut [F]| {
-            let (first, rows) = (i * TOKENS, z.len() / r);
+            let (first, rows) = (i * TOKENS, z.len() / width);
             let mut copy;
             let mut input = &x[first * k..][..rows * k];
             if let Some(dropout) = dropout {
@@ -66,20 +69,21 @@ pub(super) fn lora_linear_fwd<F: Float>(
                 copy.iter_mut().zip(input).for_each(|(m, &x)| *m *= x);
                 input = &copy;
             }
-            let product = Out { data: z, stride: r, add: false };
-            matmul(product, F::ONE, Mat::new(input, k), Mat::new(branch.a, k).t(), (rows, r, k), false);
+            let (z, scale) = (&mut z[at..], F::of(f64::from(branch.scale)));
+            let product = Out { data: z, stride: width, add: false };
+            matmul(product, scale, Mat::new(input, k), Mat::new(branch.a, k).t(), (rows, r, k), false);
             let product = Out { data: &mut out[column..], stride: n, add: true };
-            let b = Mat::new(branch.b, r).t();
-            matmul(product, F::of(f64::from(branch.scale)), Mat::new(z, r), b, (rows, branch.n, r), false);
+            matmul(product, F::ONE, Mat::new(z, width), Mat::new(branch.b, r).t(), (rows, branch.n, r), false);
         };
         if t <= TOKENS {
             if t * r * n > 0 {
                 task(0, out, z);
             }
         } else if r * n > 0 {
-            let tasks = out.par_chunks_mut(TOKENS * n).zip(z.par_chunks_mut(TOKENS * r)).enumerate();
+            let tasks = out.par_chunks_mut(TOKENS * n).zip(z.par_chunks_mut(TOKENS * width)).enumerate();
             tasks.for_each(|(i, (out, z))| task(i, out, z));
         }
+        at += r;
     }
     Ok(())
 }
@@ -88,7 +92,7 @@ pub(super) fn lora_linear_bwd<F: Float>(
     mut dx: Option<(&mut Buf<F>, bool)>,
     dbranches: &mut [&mut Buf<F>],
     dout: &Buf<F>,
-    z: &[Buf<F>],
+    z: &Buf<F>,
     x: &Buf<F>,
     w: &Buf<F>,
     branches: &[Branch<'_, Cpu<F>>],
@@ -104,7 +108,9 @@ pub(super) fn lora_linear_bwd<F: Float>(
         return Ok(());
     }
     let mut dx = dx.map(|(dx, _)| &mut dx[..]);
-    for (i, branch) in branches.iter().enumerate().filter(|(_, branch)| branch.n * branch.r > 0) {
+    let width = narrow(branches);
+    let places = branches.iter().scan(0, |next, branch| Some(std::mem::replace(next, *next + branch.r)));
+    for ((i, branch), at) in branches.iter().enumerate().zip(places).filter(|((_, branch), _)| branch.n * branch.r > 0) {
         let (r, scale) = (branch.r, F::of(f64::from(branch.scale)));
         let dout = Mat::new(&dout[branch.column..], n);
         let mut dz = vec![F::ZERO; t * r];
@@ -113,7 +119,7 @@ pub(super) fn lora_linear_bwd<F: Float>(
         let mut da = None;
         if !dbranches.is_empty() {
             let product = Out { data: &mut dbranches[2 * i + 1][..], stride: r, add: true };
-            matmul(product, scale, dout.t(), Mat::new(&z[i], r), (branch.n, r, t), true);
+            matmul(product, F::ONE, dout.t(), Mat::new(&z[at..], width), (branch.n, r, t), true);
             da = Some(&mut dbranches[2 * i][..]);
         }
         match dropout.filter(|d| d.p > 0.0) {

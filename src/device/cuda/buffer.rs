@@ -40,8 +40,8 @@ impl<T> Buf<T> {
         self.len * size_of::<T>()
     }
 
-    /// Where it is, for libraries that read and write it themselves.
-    pub(crate) fn address(&self) -> Pointer {
+    /// Where it is, for what reads and writes it by its address: libraries, products.
+    pub fn address(&self) -> Pointer {
         self.pointer
     }
 
