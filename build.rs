@@ -47,7 +47,10 @@ fn run() -> Result<(), String> {
         let stem = stem(source);
         for kernel in declarations::parse(&stem, &read(source)?)? {
             let index = table.lines().count();
-            line(&mut table, &format!("    Kernel {{ name: {:?}, file: {stem:?}, threads: {} }},", kernel.name, kernel.threads));
+            let bytes = kernel.params.iter().map(|param| bytes(&param.ty)).collect::<Vec<_>>();
+            let Kernel { name, threads, .. } = &kernel;
+            let row = format!("    Kernel {{ name: {name:?}, file: {stem:?}, threads: {threads}, parameters: &{bytes:?} }},");
+            line(&mut table, &row);
             line(&mut bindings, &launcher(&stem, &kernel, index)?);
         }
     }
@@ -152,6 +155,14 @@ fn argument(kernel: &str, param: &Param, index: usize) -> Result<Argument, Strin
     };
     let reference = if access == "Read" { "&" } else { "&mut " };
     Ok(Argument { generics, ty: format!("{reference}impl {access}<{element}>"), value: format!("{name}.pointer()") })
+}
+
+/// Bytes of a parameter of this type, which [`argument`] knows.
+fn bytes(ty: &str) -> usize {
+    match ty {
+        "int" | "unsigned" | "float" => 4,
+        _ => 8,
+    }
 }
 
 /// The launcher of one kernel: its parameters are the kernel's own, so that a swapped argument is a compile error.

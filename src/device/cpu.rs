@@ -16,7 +16,7 @@ mod simd;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
-use super::{AdamW, Bounds, Branch, Device, Dropout, Elem, Heads, Real, Sampling};
+use super::{AdamW, Bounds, Branch, Cursor, Device, Dropout, Elem, Heads, Real, Sampling, extent};
 use crate::error::Result;
 pub use memory::Buf;
 pub use simd::Float;
@@ -46,6 +46,8 @@ impl<F: Float> Device for Cpu<F> {
     type Acc = F;
     type Buf<T: Elem> = Buf<T>;
     type Host<T: Elem> = Vec<T>;
+    type Pending<T: Elem, U: Elem> = (Vec<T>, Vec<U>);
+    type Graphs = ();
 
     fn name(&self) -> String {
         format!("cpu ({} threads, {})", rayon::current_num_threads(), F::NAME.to_lowercase())
@@ -63,8 +65,22 @@ impl<F: Float> Device for Cpu<F> {
         Ok(Buf::new(host.to_vec(), &self.counter))
     }
 
+    fn write<T: Elem>(&self, buf: &mut Buf<T>, host: &[T]) -> Result<()> {
+        extent::<Self, T>("write: buf", buf, host.len())?;
+        buf.copy_from_slice(host);
+        Ok(())
+    }
+
     fn download<T: Elem>(&self, buf: &Buf<T>) -> Result<Vec<T>> {
         Ok(buf.to_vec())
+    }
+
+    fn begin_download<T: Elem, U: Elem>(&self, a: &Buf<T>, b: &Buf<U>) -> Result<(Vec<T>, Vec<U>)> {
+        Ok((a.to_vec(), b.to_vec()))
+    }
+
+    fn finish_download<T: Elem, U: Elem>(&self, pending: (Vec<T>, Vec<U>)) -> Result<(Vec<T>, Vec<U>)> {
+        Ok(pending)
     }
 
     fn len<T: Elem>(buf: &Buf<T>) -> usize {
@@ -94,6 +110,18 @@ impl<F: Float> Device for Cpu<F> {
 
     fn memory(&self) -> (usize, usize) {
         self.counter.read()
+    }
+
+    fn ahead(&self) -> usize {
+        0
+    }
+
+    fn replays(&self) -> bool {
+        false
+    }
+
+    fn replay(&self, _: &mut (), _: usize, body: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+        body()
     }
 
     fn gather_rows<T: Elem>(&self, out: &mut Buf<T>, inp: &Buf<T>, rows: &Buf<u32>, c: usize) -> Result<()> {
@@ -212,17 +240,18 @@ impl<F: Float> Device for Cpu<F> {
         attention::attention_bwd(dqkv, dout, out, lse, qkv, bounds, heads, t)
     }
 
-    fn cache_write(
+    fn rope_cached(
         &self,
+        qkv: &mut Buf<F>,
         k: &mut Buf<F>,
         v: &mut Buf<F>,
-        qkv: &Buf<F>,
         slots: &Buf<u32>,
         positions: &Buf<u32>,
         heads: Heads,
+        theta: f64,
         capacity: usize,
     ) -> Result<()> {
-        attention::cache_write(k, v, qkv, slots, positions, heads, capacity)
+        attention::rope_cached(qkv, k, v, slots, positions, heads, theta, capacity)
     }
 
     fn attention_decode(
@@ -290,6 +319,10 @@ impl<F: Float> Device for Cpu<F> {
         v: usize,
     ) -> Result<()> {
         sample::sample(ids, logprob, logits, draws, sampling, v)
+    }
+
+    fn advance(&self, last: &mut Buf<u32>, cursor: &mut Cursor<Self>, ids: &Buf<u32>) -> Result<()> {
+        sample::advance(last, cursor, ids)
     }
 
     fn scalar_head_fwd(&self, out: &mut Buf<F>, x: &Buf<F>, weight: &Buf<F>, c: usize) -> Result<()> {

@@ -4,10 +4,12 @@
 mod attention;
 mod blas;
 mod buffer;
+mod cursor;
 mod decode;
 pub mod driver;
 mod embed;
 pub mod gpu;
+mod graph;
 mod host;
 pub mod kernel;
 mod linear;
@@ -29,12 +31,13 @@ use std::ffi::c_void;
 use std::marker::PhantomData;
 use std::sync::{Arc, Mutex};
 
-use super::{AdamW, Bounds, Branch, Device, Dropout, Elem, Heads, Real, Sampling, check};
+use super::{AdamW, Bounds, Branch, Cursor, Device, Dropout, Elem, Heads, Real, Sampling, check, extent};
 use crate::error::{Error, Result};
 pub use buffer::Buf;
-use buffer::Counter;
+use buffer::Memory;
 use driver::{Driver, Grid, Matmul};
-pub use host::Host;
+pub use graph::Graphs;
+pub use host::{Host, Pending};
 pub(crate) use side::Side;
 
 /// The types of activations that the kernels are compiled for.
@@ -54,7 +57,11 @@ impl Act for f32 {
 /// One GPU and one stream. `A` is the type of activations: `half::bf16` to run, `f32` for tight tests.
 pub struct Cuda<A> {
     driver: Arc<dyn Driver>,
-    counter: Arc<Counter>,
+    memory: Arc<Memory>,
+    /// Where results come to that the host does not wait for at once.
+    shelf: Arc<host::Shelf>,
+    /// Held by the thread that runs a body to be recorded.
+    turn: Mutex<()>,
     /// What kernels report: code, index and value of the first id that is out of range.
     fault: Mutex<Buf<u32>>,
     /// Rotary frequencies `theta^(-2i/d)` by (d, theta's bits).
@@ -70,10 +77,18 @@ impl<A: Act> Cuda<A> {
 
     /// A device that launches into `driver`.
     pub fn with_driver(driver: Arc<dyn Driver>) -> Result<Self> {
-        let counter = Arc::default();
-        let fault = allocate(&driver, &counter, scratch::FAULT)?;
+        let memory = Arc::new(Memory::new(driver.clone()));
+        let fault = Buf::new(&memory, scratch::FAULT)?;
         driver.clear(fault.pointer, fault.bytes())?;
-        Ok(Cuda { driver, counter, fault: Mutex::new(fault), frequencies: Mutex::default(), act: PhantomData })
+        Ok(Cuda {
+            driver,
+            memory,
+            shelf: Arc::default(),
+            turn: Mutex::default(),
+            fault: Mutex::new(fault),
+            frequencies: Mutex::default(),
+            act: PhantomData,
+        })
     }
 
     /// What it launches into.
@@ -105,7 +120,7 @@ impl<A: Act> Cuda<A> {
     }
 
     /// Runs `f` with the buffer that kernels report bad ids to.
-    fn with_fault(&self, f: impl FnOnce(&mut Buf<u32>) -> Result<()>) -> Result<()> {
+    fn with_fault<T>(&self, f: impl FnOnce(&mut Buf<u32>) -> Result<T>) -> Result<T> {
         f(&mut self.fault.lock().unwrap_or_else(|poisoned| poisoned.into_inner()))
     }
 
@@ -123,19 +138,24 @@ impl<A: Act> Cuda<A> {
 
     /// Downloads each pair, and what kernels reported meanwhile: one wait for all of it.
     fn download_all(&self, parts: &mut [(&mut [u8], driver::Pointer)]) -> Result<()> {
+        self.memory.refuse_in_recording("a download")?;
         self.with_fault(|fault| {
             let mut report = [0u32; scratch::FAULT];
             let mut all: Vec<(&mut [u8], driver::Pointer)> = Vec::with_capacity(parts.len() + 1);
             all.extend(parts.iter_mut().map(|(to, from)| (&mut **to, *from)));
             all.push((bytemuck::cast_slice_mut(&mut report), fault.pointer));
             self.driver.download(&mut all)?;
-            let [code, index, value, _] = report;
-            if code == 0 {
-                return Ok(());
-            }
-            self.driver.clear(fault.pointer, fault.bytes())?;
-            Err(Error::input(format!("{}[{index}]", faulty(code)), format!("{value} is out of range")))
+            self.judge(report, fault)
         })
+    }
+
+    /// Fails where kernels reported something, which is then forgotten.
+    fn judge(&self, [code, index, value, _]: [u32; scratch::FAULT], fault: &mut Buf<u32>) -> Result<()> {
+        if code == 0 {
+            return Ok(());
+        }
+        self.driver.clear(fault.pointer, fault.bytes())?;
+        Err(Error::input(format!("{}[{index}]", faulty(code)), format!("{value} is out of range")))
     }
 }
 
@@ -146,20 +166,14 @@ fn faulty(code: u32) -> &'static str {
         kernel::FAULT_SCATTER_ROWS => "scatter_rows: rows",
         kernel::FAULT_EMBED_FWD => "embed_fwd: ids",
         kernel::FAULT_EMBED_BWD => "embed_bwd: ids",
-        kernel::FAULT_CACHE_WRITE_SLOT => "cache_write: slots",
-        kernel::FAULT_CACHE_WRITE_POSITION => "cache_write: positions",
+        kernel::FAULT_ROPE_CACHED_SLOT => "rope_cached: slots",
+        kernel::FAULT_ROPE_CACHED_POSITION => "rope_cached: positions",
         kernel::FAULT_DECODE_SLOT => "attention_decode: slots",
         kernel::FAULT_DECODE_LENGTH => "attention_decode: lengths",
+        kernel::FAULT_ADVANCE_SLOT => "advance: slots",
         kernel::FAULT_TARGET => "linear_logprob_fwd: targets",
         _ => "a kernel's argument",
     }
-}
-
-fn allocate<T>(driver: &Arc<dyn Driver>, counter: &Arc<Counter>, len: usize) -> Result<Buf<T>> {
-    let bytes = len * size_of::<T>();
-    let pointer = if bytes > 0 { driver.allocate(bytes)? } else { 0 };
-    counter.add(bytes);
-    Ok(Buf { pointer, len, driver: driver.clone(), counter: counter.clone(), element: PhantomData })
 }
 
 impl<A: Act> Device for Cuda<A> {
@@ -167,6 +181,8 @@ impl<A: Act> Device for Cuda<A> {
     type Acc = f32;
     type Buf<T: Elem> = Buf<T>;
     type Host<T: Elem> = Host<T>;
+    type Pending<T: Elem, U: Elem> = Pending<T, U>;
+    type Graphs = Graphs;
 
     fn name(&self) -> String {
         format!("cuda ({}, {})", self.driver.name(), A::BUILD)
@@ -179,15 +195,19 @@ impl<A: Act> Device for Cuda<A> {
     }
 
     fn empty<T: Elem>(&self, len: usize) -> Result<Buf<T>> {
-        allocate(&self.driver, &self.counter, len)
+        Buf::new(&self.memory, len)
     }
 
     fn upload<T: Elem>(&self, host: &[T]) -> Result<Buf<T>> {
-        let buf = self.empty(host.len())?;
-        if buf.bytes() > 0 {
-            self.driver.upload(buf.pointer, bytemuck::cast_slice(host))?;
-        }
+        let mut buf = self.empty(host.len())?;
+        self.write(&mut buf, host)?;
         Ok(buf)
+    }
+
+    fn write<T: Elem>(&self, buf: &mut Buf<T>, host: &[T]) -> Result<()> {
+        extent::<Self, T>("write: buf", buf, host.len())?;
+        self.memory.refuse_in_recording("an upload")?;
+        if buf.bytes() > 0 { self.driver.upload(buf.pointer, bytemuck::cast_slice(host)) } else { Ok(()) }
     }
 
     fn download<T: Elem>(&self, buf: &Buf<T>) -> Result<Vec<T>> {
@@ -205,12 +225,16 @@ impl<A: Act> Device for Cuda<A> {
         Ok(host)
     }
 
-    fn download_both<T: Elem, U: Elem>(&self, a: &Buf<T>, b: &Buf<U>) -> Result<(Vec<T>, Vec<U>)> {
-        let (mut first, mut second) = (vec![T::default(); a.len], vec![U::default(); b.len]);
-        let parts =
-            [(bytemuck::cast_slice_mut(&mut first[..]), a.pointer), (bytemuck::cast_slice_mut(&mut second[..]), b.pointer)];
-        self.download_all(&mut { parts })?;
-        Ok((first, second))
+    fn begin_download<T: Elem, U: Elem>(&self, a: &Buf<T>, b: &Buf<U>) -> Result<Pending<T, U>> {
+        self.memory.refuse_in_recording("a download")?;
+        self.with_fault(|fault| Pending::begin(&self.driver, &self.shelf, a, b, fault))
+    }
+
+    fn finish_download<T: Elem, U: Elem>(&self, pending: Pending<T, U>) -> Result<(Vec<T>, Vec<U>)> {
+        self.memory.refuse_in_recording("a download")?;
+        let (a, b, report) = pending.finish()?;
+        self.with_fault(|fault| self.judge(report, fault))?;
+        Ok((a, b))
     }
 
     fn len<T: Elem>(buf: &Buf<T>) -> usize {
@@ -241,6 +265,7 @@ impl<A: Act> Device for Cuda<A> {
     }
 
     fn fetch<T: Elem>(&self, host: &Host<T>) -> Result<Buf<T>> {
+        self.memory.refuse_in_recording("an upload")?;
         let buf = self.empty(host.len())?;
         if buf.bytes() > 0 {
             self.driver.upload_pinned(buf.pointer, host.bytes())?;
@@ -249,7 +274,19 @@ impl<A: Act> Device for Cuda<A> {
     }
 
     fn memory(&self) -> (usize, usize) {
-        self.counter.read()
+        self.memory.read()
+    }
+
+    fn ahead(&self) -> usize {
+        1
+    }
+
+    fn replays(&self) -> bool {
+        self.driver.records()
+    }
+
+    fn replay(&self, graphs: &mut Graphs, key: usize, body: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+        graph::replay(self, graphs, key, body)
     }
 
     fn gather_rows<T: Elem>(&self, out: &mut Buf<T>, inp: &Buf<T>, rows: &Buf<u32>, c: usize) -> Result<()> {
@@ -368,17 +405,18 @@ impl<A: Act> Device for Cuda<A> {
         attention::attention_bwd(self, dqkv, dout, out, lse, qkv, bounds, heads, t)
     }
 
-    fn cache_write(
+    fn rope_cached(
         &self,
+        qkv: &mut Buf<A>,
         k: &mut Buf<A>,
         v: &mut Buf<A>,
-        qkv: &Buf<A>,
         slots: &Buf<u32>,
         positions: &Buf<u32>,
         heads: Heads,
+        theta: f64,
         capacity: usize,
     ) -> Result<()> {
-        decode::cache_write(self, k, v, qkv, slots, positions, heads, capacity)
+        rope::rope_cached(self, qkv, k, v, slots, positions, heads, theta, capacity)
     }
 
     fn attention_decode(
@@ -446,6 +484,10 @@ impl<A: Act> Device for Cuda<A> {
         v: usize,
     ) -> Result<()> {
         sample::sample(self, ids, logprob, logits, draws, sampling, v)
+    }
+
+    fn advance(&self, last: &mut Buf<u32>, cursor: &mut Cursor<Self>, ids: &Buf<u32>) -> Result<()> {
+        cursor::advance(self, last, cursor, ids)
     }
 
     fn scalar_head_fwd(&self, out: &mut Buf<f32>, x: &Buf<A>, weight: &Buf<A>, c: usize) -> Result<()> {

@@ -5,16 +5,18 @@
 //! of its results once. What a kernel reads twice, or rounds up to whole tiles, is not counted.
 
 mod ledger;
+mod replay;
 
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
 use std::sync::Mutex;
 
 use super::cuda::scratch;
-use super::{AdamW, Bounds, Branch, Device, Dropout, Elem, Heads, Real, Sampling, check, extent};
+use super::{AdamW, Bounds, Branch, Cursor, Device, Dropout, Elem, Heads, Real, Sampling, check, extent};
 use crate::error::Result;
 use ledger::Book;
 pub use ledger::{Buf, Class, Cost, Held, Work};
+pub use replay::Graphs;
 
 /// Which device is stood for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,6 +53,14 @@ impl Scratch<'_> {
 
 fn size<T>(elements: usize) -> u64 {
     (elements * size_of::<T>()) as u64
+}
+
+/// The sum of what is uploaded, of u32.
+fn sum_of<T: Elem>(host: &[T]) -> u64 {
+    match T::NAME == u32::NAME {
+        true => bytemuck::cast_slice::<T, u32>(host).iter().map(|id| u64::from(*id)).sum(),
+        false => 0,
+    }
 }
 
 /// Query-key pairs of causal attention inside each sequence.
@@ -109,6 +119,19 @@ impl<A: Real> Meter<A> {
         self.book.record(operator, Cost { products, other, bytes, launches });
     }
 
+    /// The rotary frequencies, which a GPU keeps from their first use on.
+    fn keep_frequencies(&self, heads: Heads, theta: f64) {
+        if self.style == Style::Cuda {
+            let mut kept = self.kept.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            let make = || {
+                let buf = self.book.allocate(scratch::frequencies(heads.dim), 0);
+                buf.tag(Class::Workspace);
+                buf
+            };
+            kept.frequencies.entry((heads.dim, theta.to_bits())).or_insert_with(make);
+        }
+    }
+
     fn scratch(&self) -> Scratch<'_> {
         Scratch(&self.book, self.style == Style::Cuda)
     }
@@ -124,6 +147,9 @@ impl<A: Real> Device for Meter<A> {
     type Buf<T: Elem> = Buf<T>;
     /// Elements: the host's memory is not counted.
     type Host<T: Elem> = usize;
+    /// Elements of both.
+    type Pending<T: Elem, U: Elem> = (usize, usize);
+    type Graphs = Graphs;
 
     fn name(&self) -> String {
         format!("meter ({:?}, {})", self.style, A::NAME.to_lowercase())
@@ -140,11 +166,21 @@ impl<A: Real> Device for Meter<A> {
     }
 
     fn upload<T: Elem>(&self, host: &[T]) -> Result<Buf<T>> {
-        let sum = match T::NAME == u32::NAME {
-            true => bytemuck::cast_slice::<T, u32>(host).iter().map(|id| u64::from(*id)).sum(),
-            false => 0,
-        };
-        Ok(self.book.allocate(host.len(), sum))
+        Ok(self.book.allocate(host.len(), sum_of(host)))
+    }
+
+    fn write<T: Elem>(&self, buf: &mut Buf<T>, host: &[T]) -> Result<()> {
+        extent::<Self, T>("write: buf", buf, host.len())?;
+        buf.sum = sum_of(host);
+        Ok(())
+    }
+
+    fn begin_download<T: Elem, U: Elem>(&self, a: &Buf<T>, b: &Buf<U>) -> Result<(usize, usize)> {
+        Ok((a.len, b.len))
+    }
+
+    fn finish_download<T: Elem, U: Elem>(&self, (a, b): (usize, usize)) -> Result<(Vec<T>, Vec<U>)> {
+        Ok((vec![T::default(); a], vec![U::default(); b]))
     }
 
     fn download<T: Elem>(&self, buf: &Buf<T>) -> Result<Vec<T>> {
@@ -182,6 +218,21 @@ impl<A: Real> Device for Meter<A> {
 
     fn memory(&self) -> (usize, usize) {
         self.book.memory()
+    }
+
+    fn ahead(&self) -> usize {
+        usize::from(self.style == Style::Cuda)
+    }
+
+    fn replays(&self) -> bool {
+        self.style == Style::Cuda
+    }
+
+    fn replay(&self, graphs: &mut Graphs, key: usize, body: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+        match self.style {
+            Style::Cpu => body(),
+            Style::Cuda => graphs.run(&self.book, key, body),
+        }
     }
 
     fn gather_rows<T: Elem>(&self, out: &mut Buf<T>, _: &Buf<T>, rows: &Buf<u32>, c: usize) -> Result<()> {
@@ -337,15 +388,7 @@ impl<A: Real> Device for Meter<A> {
     fn rope(&self, qkv: &mut Buf<A>, positions: &Buf<u32>, heads: Heads, theta: f64, _: bool) -> Result<()> {
         check::rope::<Self>(qkv, positions, heads)?;
         let turned = positions.len * (heads.q + heads.kv) * heads.dim;
-        if self.style == Style::Cuda {
-            let mut kept = self.kept.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-            let make = || {
-                let buf = self.book.allocate(scratch::frequencies(heads.dim), 0);
-                buf.tag(Class::Workspace);
-                buf
-            };
-            kept.frequencies.entry((heads.dim, theta.to_bits())).or_insert_with(make);
-        }
+        self.keep_frequencies(heads, theta);
         self.record("rope", 0, 3 * turned as u64, 2 * Self::act_bytes(turned) + positions.bytes() as u64, 1);
         Ok(())
     }
@@ -388,21 +431,26 @@ impl<A: Real> Device for Meter<A> {
         Ok(())
     }
 
-    fn cache_write(
+    fn rope_cached(
         &self,
+        qkv: &mut Buf<A>,
         k: &mut Buf<A>,
         v: &mut Buf<A>,
-        qkv: &Buf<A>,
         slots: &Buf<u32>,
         positions: &Buf<u32>,
         heads: Heads,
+        theta: f64,
         capacity: usize,
     ) -> Result<()> {
-        check::cache_write::<Self>(k, v, qkv, slots, positions, heads, capacity)?;
+        check::rope_cached::<Self>(qkv, k, v, slots, positions, heads, capacity)?;
+        self.keep_frequencies(heads, theta);
         k.tag(Class::Cache);
         v.tag(Class::Cache);
-        let moved = 4 * Self::act_bytes(slots.len * heads.kv_width());
-        self.record("cache_write", 0, 0, moved + (slots.bytes() + positions.bytes()) as u64, 1);
+        let turned = slots.len * (heads.q + heads.kv) * heads.dim;
+        // Queries and keys are read and written in place; keys and values are written to the cache, and values read for it.
+        let moved = 2 * turned + 3 * slots.len * heads.kv_width();
+        let bytes = Self::act_bytes(moved) + (slots.bytes() + positions.bytes()) as u64;
+        self.record("rope_cached", 0, 3 * turned as u64, bytes, 1);
         Ok(())
     }
 
@@ -508,6 +556,14 @@ impl<A: Real> Device for Meter<A> {
         let b = check::sample::<Self>(ids, logprob, logits, draws, v)?;
         let bytes = ids.bytes() + logprob.bytes() + logits.bytes() + draws.bytes();
         self.record("sample", 0, 4 * (b * v) as u64, bytes as u64, 1);
+        Ok(())
+    }
+
+    fn advance(&self, _: &mut Buf<u32>, cursor: &mut Cursor<Self>, ids: &Buf<u32>) -> Result<()> {
+        let b = check::advance::<Self>(cursor, ids)?;
+        cursor.lengths.sum += b as u64;
+        // Of each row seven words are read and five written.
+        self.record("advance", 0, 0, (12 * b * size_of::<u32>()) as u64, 1);
         Ok(())
     }
 

@@ -64,3 +64,8 @@ pub(in crate::device) const MOMENTS: usize = 2;
 pub(in crate::device) fn frequencies(dim: usize) -> usize {
     dim / 2
 }
+
+/// Words of the memory that is set aside for the buffers of a step that is repeated, which take so many bytes.
+pub(in crate::device) fn arena(bytes: usize) -> usize {
+    bytes.div_ceil(size_of::<u32>())
+}
