@@ -188,7 +188,7 @@ pub const NO_SLOT: u32 = u32::MAX;
 
 /// Where a sequence that is being decoded stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Place {
+pub struct Standing {
     /// Its slot in the cache.
     pub slot: u32,
     /// The position of the token that is read next.
@@ -199,9 +199,9 @@ pub struct Place {
     pub key: u64,
 }
 
-impl Place {
+impl Standing {
     /// A row of no sequence.
-    pub const NONE: Place = Place { slot: NO_SLOT, position: 0, count: 0, key: 0 };
+    pub const NONE: Standing = Standing { slot: NO_SLOT, position: 0, count: 0, key: 0 };
 }
 
 /// The number in [0, 1) that chooses token number `count` of the sequence that draws from `key`'s stream.
@@ -209,7 +209,7 @@ pub(crate) fn draw(key: u64, count: u32) -> f32 {
     unit(philox([count, 0, 0, 0], key)[0])
 }
 
-/// Where each row of a batch being decoded stands, on the device: [`Place`] by columns, and what follows from it.
+/// Where each row of a batch being decoded stands, on the device: [`Standing`] by columns, and what follows from it.
 pub struct Cursor<D: Device> {
     /// `slots[b]`.
     pub slots: D::Buf<u32>,
@@ -233,19 +233,22 @@ impl<D: Device> Cursor<D> {
         Ok(Cursor { slots, positions, lengths, counts, keys, draws: device.empty(b)? })
     }
 
-    /// Moves the rows to these places; rows past the last one belong to no sequence.
-    pub fn set(&mut self, device: &D, places: &[Place]) -> Result<()> {
+    /// Moves the rows to where sequences stand; rows past the last one belong to no sequence.
+    pub fn set(&mut self, device: &D, standings: &[Standing]) -> Result<()> {
         let rows = D::len(&self.slots);
-        let all = || places.iter().copied().chain(std::iter::repeat(Place::NONE)).take(rows);
-        let column = |f: fn(Place) -> u32| all().map(f).collect::<Vec<u32>>();
-        let length = |place: Place| if place.slot == NO_SLOT { 0 } else { place.position + 1 };
-        device.write(&mut self.slots, &column(|place| place.slot))?;
-        device.write(&mut self.positions, &column(|place| place.position))?;
+        if standings.len() > rows {
+            return Err(Error::Extent { what: "a cursor's rows".into(), want: standings.len(), got: rows });
+        }
+        let all = || standings.iter().copied().chain(std::iter::repeat(Standing::NONE)).take(rows);
+        let column = |f: fn(Standing) -> u32| all().map(f).collect::<Vec<u32>>();
+        let length = |row: Standing| if row.slot == NO_SLOT { 0 } else { row.position + 1 };
+        device.write(&mut self.slots, &column(|row| row.slot))?;
+        device.write(&mut self.positions, &column(|row| row.position))?;
         device.write(&mut self.lengths, &column(length))?;
-        device.write(&mut self.counts, &column(|place| place.count))?;
-        let keys: Vec<u32> = all().flat_map(|place| [place.key as u32, (place.key >> 32) as u32]).collect();
+        device.write(&mut self.counts, &column(|row| row.count))?;
+        let keys: Vec<u32> = all().flat_map(|row| [row.key as u32, (row.key >> 32) as u32]).collect();
         device.write(&mut self.keys, &keys)?;
-        device.write(&mut self.draws, &all().map(|place| draw(place.key, place.count)).collect::<Vec<f32>>())
+        device.write(&mut self.draws, &all().map(|row| draw(row.key, row.count)).collect::<Vec<f32>>())
     }
 }
 

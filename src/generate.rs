@@ -12,7 +12,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use crate::device::{Cursor, Device, Place, Real, Sampling};
+use crate::device::{Cursor, Device, Real, Sampling, Standing};
 use crate::error::{Error, Result};
 use crate::model::{Adapter, Cache, Decoder, Packed};
 
@@ -219,11 +219,11 @@ impl<'a, D: Device> Writer<'a, D> {
         device.gather_rows(&mut rows, &hidden, &device.upload(&ends)?, c)?;
         drop(hidden);
         let mut batch = Batch::empty(device, started.len())?;
-        let place = |(slot, request): &(usize, usize)| {
+        let standing = |(slot, request): &(usize, usize)| {
             let Request { prompt, key } = &self.requests[*request];
-            Place { slot: *slot as u32, position: prompt.len() as u32 - 1, count: 0, key: *key }
+            Standing { slot: *slot as u32, position: prompt.len() as u32 - 1, count: 0, key: *key }
         };
-        batch.cursor.set(device, &started.iter().map(place).collect::<Vec<_>>())?;
+        batch.cursor.set(device, &started.iter().map(standing).collect::<Vec<_>>())?;
         choose(device, self.decoder, &rows, &mut batch, &mut self.last, self.sampling)?;
         let requests = started.iter().map(|(_, request)| *request).collect();
         self.rows.extend(started.into_iter().map(|(slot, request)| Row { request, slot, written: 1 }));
@@ -243,16 +243,16 @@ impl<'a, D: Device> Writer<'a, D> {
         let batch = self.batches.get_mut(&count).expect("it was put there");
         let identity: Vec<(usize, usize)> = self.rows.iter().map(|row| (row.request, row.slot)).collect();
         if identity != self.stepped {
-            let place = |row: &Row| {
+            let standing = |row: &Row| {
                 let Request { prompt, key } = &self.requests[row.request];
                 let position = (prompt.len() + row.written - 1) as u32;
-                Place { slot: row.slot as u32, position, count: row.written as u32, key: *key }
+                Standing { slot: row.slot as u32, position, count: row.written as u32, key: *key }
             };
-            let places: Vec<Place> = self.rows.iter().map(place).collect();
-            batch.cursor.set(device, &places)?;
+            let standings: Vec<Standing> = self.rows.iter().map(standing).collect();
+            batch.cursor.set(device, &standings)?;
             // A row of no sequence reads some token, it does not matter which.
             let mut from = vec![0u32; count];
-            from.iter_mut().zip(&places).for_each(|(from, place)| *from = place.slot);
+            from.iter_mut().zip(&standings).for_each(|(from, standing)| *from = standing.slot);
             device.gather_rows(&mut batch.ids, &self.last, &device.upload(&from)?, 1)?;
         }
         let (cache, last) = (&mut self.cache, &mut self.last);

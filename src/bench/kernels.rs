@@ -4,7 +4,7 @@
 use serde::Serialize;
 
 use super::measure::{Call, Fill, Operator, Seen, limits, seconds, verify};
-use crate::device::{AdamW, Bounds, Branch, Cursor, Device, Dropout, Heads, PPO_STATS, Place, Real, Sampling};
+use crate::device::{AdamW, Bounds, Branch, Cursor, Device, Dropout, Heads, PPO_STATS, Real, Sampling, Standing};
 use crate::error::{Error, Result};
 use crate::model::Config;
 
@@ -483,7 +483,7 @@ fn decode<D: Device>(list: &mut List<D>, shape: Shape, b: usize, seq: usize) {
     list.add("advance", &["advance"], 0, 48 * b, move |device, _| {
         let (mut last, ids) = (device.zeros::<u32>(b)?, device.upload(&(0..b as u32).collect::<Vec<_>>())?);
         let mut cursor = Cursor::empty(device, b)?;
-        let place = |slot| Place { slot, position: seq as u32, count: 0, key: u64::from(slot) };
+        let place = |slot| Standing { slot, position: seq as u32, count: 0, key: u64::from(slot) };
         cursor.set(device, &(0..b as u32).map(place).collect::<Vec<_>>())?;
         Ok(move |device: &D, seen: &mut Seen| {
             device.advance(&mut last, &mut cursor, &ids)?;

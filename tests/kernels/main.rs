@@ -15,6 +15,7 @@ mod losses;
 mod norms;
 mod optim;
 mod plain;
+mod replay;
 mod rows;
 mod sampling;
 

@@ -41,7 +41,13 @@ enum Call {
 impl Simulated {
     /// Threads run in the natural order (0), or in one that this seed shuffles.
     pub fn new<A: Act>(order: u64) -> Arc<Simulated> {
-        Arc::new(Simulated { memory: Memory::new(), bf16: A::BUILD == "bf16", order, launched: Mutex::default(), recorder: Mutex::default() })
+        Arc::new(Simulated {
+            memory: Memory::new(),
+            bf16: A::BUILD == "bf16",
+            order,
+            launched: Mutex::default(),
+            recorder: Mutex::default(),
+        })
     }
 
     /// Every kernel that was launched so far.

@@ -43,12 +43,13 @@ impl Memory {
         self.body.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn allocate(&self, bytes: usize) -> Result<Pointer> {
+    /// Where so many bytes are, and whether that is in a range that was set aside.
+    fn allocate(&self, bytes: usize) -> Result<(Pointer, bool)> {
         let mut running = self.body();
         let body = running.as_mut().filter(|(thread, _)| *thread == thread::current().id()).map(|(_, body)| body);
         let Some(body) = body else {
             drop(running);
-            return self.take(bytes);
+            return Ok((self.take(bytes)?, false));
         };
         let at = body.layout.lend(bytes);
         let pointer = match body.range {
@@ -60,7 +61,7 @@ impl Memory {
             }
         };
         body.lent.insert(pointer, at);
-        Ok(pointer)
+        Ok((pointer, body.range.is_some()))
     }
 
     fn take(&self, bytes: usize) -> Result<Pointer> {
@@ -70,17 +71,16 @@ impl Memory {
         Ok(pointer)
     }
 
-    fn release(&self, pointer: Pointer, bytes: usize) {
+    fn release(&self, pointer: Pointer, bytes: usize, aside: bool) {
         if let Some((_, body)) = &mut *self.body()
             && let Some(at) = body.lent.remove(&pointer)
         {
             body.layout.take_back(at);
-            if body.range.is_some() {
-                return;
-            }
         }
-        self.driver.release(pointer);
-        self.live.fetch_sub(bytes, Ordering::Relaxed);
+        if !aside {
+            self.driver.release(pointer);
+            self.live.fetch_sub(bytes, Ordering::Relaxed);
+        }
     }
 
     /// Runs a body, and tells how long a range has to be for all of its buffers.
@@ -126,6 +126,8 @@ impl Memory {
 pub struct Buf<T> {
     pub(super) pointer: Pointer,
     pub(super) len: usize,
+    /// Whether it lies in a range that was set aside, whose memory is the range's.
+    aside: bool,
     memory: Arc<Memory>,
     element: PhantomData<T>,
 }
@@ -133,8 +135,8 @@ pub struct Buf<T> {
 impl<T> Buf<T> {
     pub(super) fn new(memory: &Arc<Memory>, len: usize) -> Result<Buf<T>> {
         let bytes = len * size_of::<T>();
-        let pointer = if bytes > 0 { memory.allocate(bytes)? } else { 0 };
-        Ok(Buf { pointer, len, memory: memory.clone(), element: PhantomData })
+        let (pointer, aside) = if bytes > 0 { memory.allocate(bytes)? } else { (0, false) };
+        Ok(Buf { pointer, len, aside, memory: memory.clone(), element: PhantomData })
     }
 
     /// Bytes it holds.
@@ -162,7 +164,7 @@ impl<T> Buf<T> {
 impl<T> Drop for Buf<T> {
     fn drop(&mut self) {
         if self.bytes() > 0 {
-            self.memory.release(self.pointer, self.bytes());
+            self.memory.release(self.pointer, self.bytes(), self.aside);
         }
     }
 }
