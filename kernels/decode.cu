@@ -157,30 +157,6 @@ __device__ __forceinline__ void attend_split(float* partial, const act* qkv, con
     }
 }
 
-// Grid: x = t. No dynamic shared memory; any dim. A token whose slot or position is out of range is not written.
-extern "C" __global__ void __launch_bounds__(CACHE_WRITE_THREADS)
-cache_write(act* k, act* v, const act* qkv, const unsigned* slots, const unsigned* positions, unsigned* fault, int t, int slot_count, int q, int kv, int dim, int capacity) {
-    const int token = static_cast<int>(blockIdx.x);
-    const unsigned slot = slots[token], position = positions[token];
-    if (slot >= static_cast<unsigned>(slot_count)) {
-        report_fault(fault, FAULT_CACHE_WRITE_SLOT, token, slot);
-        return;
-    }
-    if (position >= static_cast<unsigned>(capacity)) {
-        report_fault(fault, FAULT_CACHE_WRITE_POSITION, token, position);
-        return;
-    }
-    const int width = kv * dim;
-    const act* keys = qkv + static_cast<size_t>(token) * (q + 2 * kv) * dim + static_cast<size_t>(q) * dim;
-    const act* values = keys + width;
-    const size_t at = (static_cast<size_t>(slot) * capacity + position) * width;
-    const bool whole = whole_vecs<act>(width) && whole_vecs<act>(static_cast<long long>(q) * dim);
-    for (int column = threadIdx.x * VEC; column < width; column += CACHE_WRITE_THREADS * VEC) {
-        store_part(k + at + column, load_part(keys + column, width - column, whole), width - column, whole);
-        store_part(v + at + column, load_part(values + column, width - column, whole), width - column, whole);
-    }
-}
-
 // Grid: x = splits, y = kv, z = b. No dynamic shared memory. 1 <= dim <= 128. `splits`, from 1 up: the host need not know the
 // lengths, ceil(capacity / DECODE_SPLIT_KEYS) fills the machine as well as the keys allow. Each sequence is cut into equal parts of
 // its own length but of no fewer than DECODE_SPLIT_KEYS keys, which would cost more to start and to join than they save; what is
@@ -190,7 +166,9 @@ attention_decode(float* partial, const act* qkv, const act* k, const act* v, con
     const unsigned slot = slots[blockIdx.z];
     unsigned length = lengths[blockIdx.z];
     if (slot >= static_cast<unsigned>(slot_count)) {
-        report_fault(fault, FAULT_DECODE_SLOT, blockIdx.z, slot);
+        if (slot != NO_SLOT) {
+            report_fault(fault, FAULT_DECODE_SLOT, blockIdx.z, slot);
+        }
         length = 0;
     } else if (length > static_cast<unsigned>(capacity)) {
         report_fault(fault, FAULT_DECODE_LENGTH, blockIdx.z, length);

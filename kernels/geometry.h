@@ -6,11 +6,15 @@
 #define FAULT_SCATTER_ROWS 2
 #define FAULT_EMBED_FWD 3
 #define FAULT_EMBED_BWD 4
-#define FAULT_CACHE_WRITE_SLOT 5
-#define FAULT_CACHE_WRITE_POSITION 6
+#define FAULT_ROPE_CACHED_SLOT 5
+#define FAULT_ROPE_CACHED_POSITION 6
 #define FAULT_DECODE_SLOT 7
 #define FAULT_DECODE_LENGTH 8
 #define FAULT_TARGET 9
+#define FAULT_ADVANCE_SLOT 10
+
+// The slot of a row that belongs to no sequence.
+#define NO_SLOT 4294967295
 
 // ---- rows.cu: warps of a block, bytes of a row that a warp copies; the types of `cast` ----
 #define ROWS_WARPS 8
@@ -42,6 +46,9 @@
 // ---- rope.cu: a block takes a token, so many angles at a time ----
 #define ROPE_THREADS 128
 #define ROPE_ANGLES 128
+
+// ---- cursor.cu: rows of a block ----
+#define ADVANCE_THREADS 128
 
 // ---- swiglu.cu: columns of a row that a block takes, 8 a thread ----
 #define SWIGLU_THREADS 256
@@ -91,7 +98,6 @@
 #define ATTENTION_FWD_SM90_ORDER_THREADS ATTENTION_FWD_SM90_ORDER_WARPS * 32
 
 // ---- decode.cu: query heads that share one reading of the cache; keys that make a split worth a block ----
-#define CACHE_WRITE_THREADS 128
 #define DECODE_THREADS 128
 #define DECODE_HEADS 8
 #define DECODE_SPLIT_KEYS 256

@@ -22,6 +22,7 @@ pub mod record;
 use std::fmt::Debug;
 
 use crate::error::{Error, Result};
+use crate::rng::{philox, unit};
 pub use cpu::Cpu;
 pub use cuda::Cuda;
 pub use meter::Meter;
@@ -193,6 +194,76 @@ pub struct Sampling {
     pub top_p: f32,
 }
 
+/// The slot of a row that belongs to no sequence: nothing of it is cached, and it attends to nothing. Such rows fill a batch up to a
+/// number of rows that steps are recorded for.
+pub const NO_SLOT: u32 = u32::MAX;
+
+/// Where a sequence that is being decoded stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Standing {
+    /// Its slot in the cache.
+    pub slot: u32,
+    /// The position of the token that is read next.
+    pub position: u32,
+    /// Tokens drawn for it so far.
+    pub count: u32,
+    /// The key of its random stream.
+    pub key: u64,
+}
+
+impl Standing {
+    /// A row of no sequence.
+    pub const NONE: Standing = Standing { slot: NO_SLOT, position: 0, count: 0, key: 0 };
+}
+
+/// The number in [0, 1) that chooses token number `count` of the sequence that draws from `key`'s stream.
+pub(crate) fn draw(key: u64, count: u32) -> f32 {
+    unit(philox([count, 0, 0, 0], key)[0])
+}
+
+/// Where each row of a batch being decoded stands, on the device: [`Standing`] by columns, and what follows from it.
+pub struct Cursor<D: Device> {
+    /// `slots[b]`.
+    pub slots: D::Buf<u32>,
+    /// `positions[b]`.
+    pub positions: D::Buf<u32>,
+    /// `lengths[b] = positions[b] + 1`: what a row attends to.
+    pub lengths: D::Buf<u32>,
+    /// `counts[b]`.
+    pub counts: D::Buf<u32>,
+    /// `keys[b, 2]`, the lower word first.
+    pub keys: D::Buf<u32>,
+    /// `draws[b] = unit(philox([counts[b], 0, 0, 0], keys[b])[0])`: what chooses the next token.
+    pub draws: D::Buf<f32>,
+}
+
+impl<D: Device> Cursor<D> {
+    /// For `b` rows, of no value yet.
+    pub fn empty(device: &D, b: usize) -> Result<Self> {
+        let ids = |len| device.empty(len);
+        let (slots, positions, lengths, counts, keys) = (ids(b)?, ids(b)?, ids(b)?, ids(b)?, ids(2 * b)?);
+        Ok(Cursor { slots, positions, lengths, counts, keys, draws: device.empty(b)? })
+    }
+
+    /// Moves the rows to where sequences stand; rows past the last one belong to no sequence.
+    pub fn set(&mut self, device: &D, standings: &[Standing]) -> Result<()> {
+        let rows = D::len(&self.slots);
+        if standings.len() > rows {
+            return Err(Error::Extent { what: "a cursor's rows".into(), want: standings.len(), got: rows });
+        }
+        let all = || standings.iter().copied().chain(std::iter::repeat(Standing::NONE)).take(rows);
+        let column = |f: fn(Standing) -> u32| all().map(f).collect::<Vec<u32>>();
+        let length = |row: Standing| if row.slot == NO_SLOT { 0 } else { row.position + 1 };
+        device.write(&mut self.slots, &column(|row| row.slot))?;
+        device.write(&mut self.positions, &column(|row| row.position))?;
+        device.write(&mut self.lengths, &column(length))?;
+        device.write(&mut self.counts, &column(|row| row.count))?;
+        let keys: Vec<u32> = all().flat_map(|row| [row.key as u32, (row.key >> 32) as u32]).collect();
+        device.write(&mut self.keys, &keys)?;
+        device.write(&mut self.draws, &all().map(|row| draw(row.key, row.count)).collect::<Vec<f32>>())
+    }
+}
+
 /// Columns of [`Device::ppo_clip`]'s statistics.
 pub const PPO_STATS: usize = 5;
 
@@ -207,6 +278,10 @@ pub trait Device: Sized + Send + Sync + 'static {
     type Buf<T: Elem>: Send + Sync;
     /// A tensor that waits in the host's memory: pinned memory for a GPU.
     type Host<T: Elem>: Send + Sync;
+    /// Copies of two buffers that are on their way to the host.
+    type Pending<T: Elem, U: Elem>: Send;
+    /// What [`Device::replay`] recorded. Every buffer that a body uses has to live as long as this does, or be dropped after it.
+    type Graphs: Default;
 
     /// What a log line calls it: `cpu (2 threads, f32)`.
     fn name(&self) -> String;
@@ -224,16 +299,18 @@ pub trait Device: Sized + Send + Sync + 'static {
     fn empty<T: Elem>(&self, len: usize) -> Result<Self::Buf<T>>;
     /// A copy of host memory.
     fn upload<T: Elem>(&self, host: &[T]) -> Result<Self::Buf<T>>;
+    /// `buf = host`. Does not wait: the copy takes its place among the operators.
+    fn write<T: Elem>(&self, buf: &mut Self::Buf<T>, host: &[T]) -> Result<()>;
     /// A copy in host memory; waits for the device.
     fn download<T: Elem>(&self, buf: &Self::Buf<T>) -> Result<Vec<T>>;
     /// Copies of several buffers, for one wait.
     fn download_many<T: Elem>(&self, bufs: &[&Self::Buf<T>]) -> Result<Vec<Vec<T>>> {
         bufs.iter().map(|buf| self.download(buf)).collect()
     }
-    /// Copies of two buffers of two types, for one wait.
-    fn download_both<T: Elem, U: Elem>(&self, a: &Self::Buf<T>, b: &Self::Buf<U>) -> Result<(Vec<T>, Vec<U>)> {
-        Ok((self.download(a)?, self.download(b)?))
-    }
+    /// Begins to copy two buffers to the host. Does not wait: the copies take their place among the operators.
+    fn begin_download<T: Elem, U: Elem>(&self, a: &Self::Buf<T>, b: &Self::Buf<U>) -> Result<Self::Pending<T, U>>;
+    /// Waits for the copies, and for nothing that was launched after them.
+    fn finish_download<T: Elem, U: Elem>(&self, pending: Self::Pending<T, U>) -> Result<(Vec<T>, Vec<U>)>;
     /// Elements of a buffer.
     fn len<T: Elem>(buf: &Self::Buf<T>) -> usize;
     /// `dst[dst_at..][..len] = src[src_at..][..len]`.
@@ -249,6 +326,18 @@ pub trait Device: Sized + Send + Sync + 'static {
     fn fetch<T: Elem>(&self, host: &Self::Host<T>) -> Result<Self::Buf<T>>;
     /// Bytes that live buffers hold now, and the most they ever held. What waits in the host's memory does not count.
     fn memory(&self) -> (usize, usize);
+
+    // ---- steps ----
+
+    /// Steps that are best launched before the results of the first of them are read: 0 where launching is computing.
+    fn ahead(&self) -> usize;
+    /// Whether [`Device::replay`] makes one launch of many, so that it pays to repeat the same step with the same buffers.
+    fn replays(&self) -> bool;
+    /// Runs `body`, or what was recorded of it under `key`: launches that are the same each time, with the same buffers. A device that
+    /// records runs the body plainly at the first call, records it at the second, and from then on repeats it without calling it; until
+    /// `graphs` is dropped the memory of the body's own buffers is kept for it. A body that is recorded must not upload, write, download
+    /// or wait, which is an error, and must not keep a buffer that it made.
+    fn replay(&self, graphs: &mut Self::Graphs, key: usize, body: &mut dyn FnMut() -> Result<()>) -> Result<()>;
 
     // ---- rows ----
 
@@ -381,19 +470,21 @@ pub trait Device: Sized + Send + Sync + 'static {
         t: usize,
     ) -> Result<()>;
 
-    /// Copies the key and value heads of `qkv[t, ..]` into a cache `k, v[slots, capacity, kv d]`, at `slot[t]`, `positions[t]`.
-    fn cache_write(
+    /// [`Device::rope`], whose keys and values then go into a cache `k, v[slots, capacity, kv d]`, at `slots[t]`, `positions[t]`: one
+    /// reading of `qkv`. Rows of [`NO_SLOT`] turn like the others and are not cached.
+    fn rope_cached(
         &self,
+        qkv: &mut Self::Buf<Self::Act>,
         k: &mut Self::Buf<Self::Act>,
         v: &mut Self::Buf<Self::Act>,
-        qkv: &Self::Buf<Self::Act>,
         slots: &Self::Buf<u32>,
         positions: &Self::Buf<u32>,
         heads: Heads,
+        theta: f64,
         capacity: usize,
     ) -> Result<()>;
     /// One query per sequence against the cache: `out[b, q d]` attends to the first `lengths[b]` entries of slot `slots[b]`
-    /// (the query's own key and value are already there).
+    /// (the query's own key and value are already there). Rows of [`NO_SLOT`] give 0.
     fn attention_decode(
         &self,
         out: &mut Self::Buf<Self::Act>,
@@ -465,6 +556,9 @@ pub trait Device: Sized + Send + Sync + 'static {
         sampling: Sampling,
         v: usize,
     ) -> Result<()>;
+    /// Every row of a batch being decoded one token further: `last[slots[b]] = ids[b]`, `positions[b] += 1`, `lengths[b] += 1`,
+    /// `counts[b] += 1`, and `draws[b]` anew as [`Cursor`] has it. `last` has an element for each slot; rows of [`NO_SLOT`] set none.
+    fn advance(&self, last: &mut Self::Buf<u32>, cursor: &mut Cursor<Self>, ids: &Self::Buf<u32>) -> Result<()>;
     /// The scalar head: `out[t] = x[t, c] . weight[c]`.
     fn scalar_head_fwd(
         &self,

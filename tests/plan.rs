@@ -462,7 +462,7 @@ fn seconds_are_the_larger_of_arithmetic_and_bytes() {
     let meter = Meter::<bf16>::new(Style::Cuda);
     let product = |t: usize, n: usize, k: usize| {
         let (x, w, mut y) = (meter.empty(t * k).unwrap(), meter.empty(n * k).unwrap(), meter.empty(t * n).unwrap());
-        meter.lora_linear_fwd(&mut y, &mut [], &x, &w, None, &[], None, (t, n, k)).unwrap();
+        meter.lora_linear_fwd(&mut y, &mut meter.empty(0).unwrap(), &x, &w, None, &[], None, (t, n, k)).unwrap();
         repairity::plan::time::of_work(&card, &meter.take_work())
     };
     let large = product(4096, 4096, 4096);

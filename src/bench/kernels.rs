@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use super::card;
 use super::measure::{Call, Fill, Operator, Seen, samples, verify};
-use crate::device::{AdamW, Bounds, Branch, Device, Dropout, Heads, PPO_STATS, Real, Sampling, narrow};
+use crate::device::{AdamW, Bounds, Branch, Cursor, Device, Dropout, Heads, PPO_STATS, Real, Sampling, Standing, narrow};
 use crate::error::{Error, Result};
 use crate::metric::timing::{median, spread};
 use crate::model::Config;
@@ -468,14 +468,16 @@ fn positions<D: Device>(list: &mut List<D>, shape: Shape, batch: usize, seq: usi
             seen.buf(device, &qkv)
         })
     });
-    list.add("cache_write", &["cache_write"], 0, t * (4 * act * heads.kv_width() + 8), move |device, fill| {
+    let moved = act * (2 * heads.q_width() + 5 * heads.kv_width()) + 8;
+    list.add("rope_cached", &["rope_cached"], 0, t * moved, move |device, fill| {
         let len = t * heads.kv_width();
-        let (mut k, mut v, qkv) = (device.zeros(len)?, device.zeros(len)?, fill.normal(device, t * heads.qkv_width(), 1.0)?);
+        let (mut k, mut v) = (device.zeros(len)?, device.zeros(len)?);
+        let mut qkv = fill.normal(device, t * heads.qkv_width(), 1.0)?;
         let positions = device.upload(&places(batch, seq))?;
         let slots: Vec<u32> = (0..t).map(|i| (i / seq) as u32).collect();
         let slots = device.upload(&slots)?;
         Ok(move |device: &D, seen: &mut Seen| {
-            device.cache_write(&mut k, &mut v, &qkv, &slots, &positions, heads, seq)?;
+            device.rope_cached(&mut qkv, &mut k, &mut v, &slots, &positions, heads, 1e6, seq)?;
             seen.buf(device, &k)?;
             seen.buf(device, &v)
         })
@@ -505,6 +507,16 @@ fn decode<D: Device>(list: &mut List<D>, shape: Shape, b: usize, seq: usize) {
         Ok(move |device: &D, seen: &mut Seen| {
             device.logits(&mut out, &x, &head, (b, c, v))?;
             seen.buf(device, &out)
+        })
+    });
+    list.add("advance", &["advance"], 0, 48 * b, move |device, _| {
+        let (mut last, ids) = (device.zeros::<u32>(b)?, device.upload(&(0..b as u32).collect::<Vec<_>>())?);
+        let mut cursor = Cursor::empty(device, b)?;
+        let place = |slot| Standing { slot, position: seq as u32, count: 0, key: u64::from(slot) };
+        cursor.set(device, &(0..b as u32).map(place).collect::<Vec<_>>())?;
+        Ok(move |device: &D, seen: &mut Seen| {
+            device.advance(&mut last, &mut cursor, &ids)?;
+            seen.buf(device, &cursor.draws)
         })
     });
     let all = Sampling { temperature: 1.0, top_k: 0, top_p: 1.0 };

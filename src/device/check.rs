@@ -1,7 +1,7 @@
 //! The extents of each operator's arguments, checked in one place for every device. Each function is called as its operator is;
 //! an error names operator and argument.
 
-use super::{BRANCHES, Bounds, Branch, Device, Elem, Heads, PPO_STATS, extent, narrow};
+use super::{BRANCHES, Bounds, Branch, Cursor, Device, Elem, Heads, PPO_STATS, extent, narrow};
 use crate::error::{Error, Result};
 
 type Acts<D> = <D as Device>::Buf<<D as Device>::Act>;
@@ -175,10 +175,14 @@ pub(super) fn linear_dweight<D: Device>(
 }
 
 pub(super) fn rope<D: Device>(qkv: &Acts<D>, positions: &Ids<D>, heads: Heads) -> Result<()> {
-    act::<D>("rope: qkv", qkv, D::len(positions) * heads.qkv_width())?;
+    turning::<D>("rope", qkv, positions, heads)
+}
+
+fn turning<D: Device>(op: &str, qkv: &Acts<D>, positions: &Ids<D>, heads: Heads) -> Result<()> {
+    act::<D>(&format!("{op}: qkv"), qkv, D::len(positions) * heads.qkv_width())?;
     match heads.dim.is_multiple_of(2) {
         true => Ok(()),
-        false => Err(Error::input("rope: heads", format!("{} columns a head, which cannot be paired", heads.dim))),
+        false => Err(Error::input(format!("{op}: heads"), format!("{} columns a head, which cannot be paired", heads.dim))),
     }
 }
 
@@ -246,18 +250,18 @@ fn cache<D: Device>(op: &str, k: &Acts<D>, v: &Acts<D>, shape: Heads, capacity: 
 }
 
 /// Returns the cache's slots.
-pub(super) fn cache_write<D: Device>(
+pub(super) fn rope_cached<D: Device>(
+    qkv: &Acts<D>,
     k: &Acts<D>,
     v: &Acts<D>,
-    qkv: &Acts<D>,
     slots: &Ids<D>,
     positions: &Ids<D>,
     shape: Heads,
     capacity: usize,
 ) -> Result<usize> {
-    let count = cache::<D>("cache_write", k, v, shape, capacity)?;
-    act::<D>("cache_write: qkv", qkv, D::len(slots) * shape.qkv_width())?;
-    ids::<D>("cache_write: positions", positions, D::len(slots))?;
+    let count = cache::<D>("rope_cached", k, v, shape, capacity)?;
+    ids::<D>("rope_cached: positions", positions, D::len(slots))?;
+    turning::<D>("rope_cached", qkv, positions, shape)?;
     Ok(count)
 }
 
@@ -353,6 +357,18 @@ pub(super) fn sample<D: Device>(
     if v == 0 && b > 0 {
         return Err(Error::input("sample: v", "an empty vocabulary"));
     }
+    Ok(b)
+}
+
+/// Returns the rows.
+pub(super) fn advance<D: Device>(cursor: &Cursor<D>, tokens: &Ids<D>) -> Result<usize> {
+    let b = D::len(tokens);
+    ids::<D>("advance: slots", &cursor.slots, b)?;
+    ids::<D>("advance: positions", &cursor.positions, b)?;
+    ids::<D>("advance: lengths", &cursor.lengths, b)?;
+    ids::<D>("advance: counts", &cursor.counts, b)?;
+    ids::<D>("advance: keys", &cursor.keys, 2 * b)?;
+    extent::<D, f32>("advance: draws", &cursor.draws, b)?;
     Ok(b)
 }
 

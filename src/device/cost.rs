@@ -185,8 +185,15 @@ pub(super) fn attention_bwd<D: Device>(bounds: &Bounds<D>, heads: Heads, t: usiz
     cost(10 * pairs * heads.q_width() as u64, 4 * pairs as usize * heads.q, bytes, 3)
 }
 
-pub(super) fn cache_write<D: Device>(t: usize, heads: Heads) -> Cost {
-    cost(0, 0, 4 * acts::<D>(t * heads.kv_width()) + 2 * ids(t), 1)
+/// Queries and keys are read and written in place; keys and values are written to the cache, and values read for it.
+pub(super) fn rope_cached<D: Device>(t: usize, heads: Heads) -> Cost {
+    let turned = t * (heads.q + heads.kv) * heads.dim;
+    cost(0, 3 * turned, acts::<D>(2 * turned + 3 * t * heads.kv_width()) + 2 * ids(t), 1)
+}
+
+/// Of each row seven words are read and five written.
+pub(super) fn advance(b: usize) -> Cost {
+    cost(0, 0, 12 * ids(b), 1)
 }
 
 /// `b` queries that attend to `read` entries of the cache together.

@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use super::cost::{self, Cost};
 use super::record::{Open, Recorder};
-use super::{AdamW, Bounds, Branch, Device, Dropout, Elem, Heads, Real, Sampling};
+use super::{AdamW, Bounds, Branch, Cursor, Device, Dropout, Elem, Heads, Real, Sampling, extent};
 use crate::error::Result;
 pub use memory::Buf;
 pub use simd::Float;
@@ -58,6 +58,8 @@ impl<F: Float> Device for Cpu<F> {
     type Acc = F;
     type Buf<T: Elem> = Buf<T>;
     type Host<T: Elem> = Vec<T>;
+    type Pending<T: Elem, U: Elem> = (Vec<T>, Vec<U>);
+    type Graphs = ();
 
     fn name(&self) -> String {
         format!("cpu ({} threads, {})", rayon::current_num_threads(), F::NAME.to_lowercase())
@@ -80,8 +82,22 @@ impl<F: Float> Device for Cpu<F> {
         Ok(Buf::new(host.to_vec(), &self.counter))
     }
 
+    fn write<T: Elem>(&self, buf: &mut Buf<T>, host: &[T]) -> Result<()> {
+        extent::<Self, T>("write: buf", buf, host.len())?;
+        buf.copy_from_slice(host);
+        Ok(())
+    }
+
     fn download<T: Elem>(&self, buf: &Buf<T>) -> Result<Vec<T>> {
         Ok(buf.to_vec())
+    }
+
+    fn begin_download<T: Elem, U: Elem>(&self, a: &Buf<T>, b: &Buf<U>) -> Result<(Vec<T>, Vec<U>)> {
+        Ok((a.to_vec(), b.to_vec()))
+    }
+
+    fn finish_download<T: Elem, U: Elem>(&self, pending: (Vec<T>, Vec<U>)) -> Result<(Vec<T>, Vec<U>)> {
+        Ok(pending)
     }
 
     fn len<T: Elem>(buf: &Buf<T>) -> usize {
@@ -114,6 +130,18 @@ impl<F: Float> Device for Cpu<F> {
 
     fn memory(&self) -> (usize, usize) {
         self.counter.read()
+    }
+
+    fn ahead(&self) -> usize {
+        0
+    }
+
+    fn replays(&self) -> bool {
+        false
+    }
+
+    fn replay(&self, _: &mut (), _: usize, body: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+        body()
     }
 
     fn gather_rows<T: Elem>(&self, out: &mut Buf<T>, inp: &Buf<T>, rows: &Buf<u32>, c: usize) -> Result<()> {
@@ -247,18 +275,19 @@ impl<F: Float> Device for Cpu<F> {
         attention::attention_bwd(dqkv, dout, out, lse, qkv, bounds, heads, t)
     }
 
-    fn cache_write(
+    fn rope_cached(
         &self,
+        qkv: &mut Buf<F>,
         k: &mut Buf<F>,
         v: &mut Buf<F>,
-        qkv: &Buf<F>,
         slots: &Buf<u32>,
         positions: &Buf<u32>,
         heads: Heads,
+        theta: f64,
         capacity: usize,
     ) -> Result<()> {
-        let _span = self.span("cache_write", || cost::cache_write::<Self>(Self::len(slots), heads));
-        attention::cache_write(k, v, qkv, slots, positions, heads, capacity)
+        let _span = self.span("rope_cached", || cost::rope_cached::<Self>(Self::len(slots), heads));
+        attention::rope_cached(qkv, k, v, slots, positions, heads, theta, capacity)
     }
 
     fn attention_decode(
@@ -335,6 +364,11 @@ impl<F: Float> Device for Cpu<F> {
     ) -> Result<()> {
         let _span = self.span("sample", || cost::sample::<Self>(Self::len(ids), v));
         sample::sample(ids, logprob, logits, draws, sampling, v)
+    }
+
+    fn advance(&self, last: &mut Buf<u32>, cursor: &mut Cursor<Self>, ids: &Buf<u32>) -> Result<()> {
+        let _span = self.span("advance", || cost::advance(Self::len(ids)));
+        sample::advance(last, cursor, ids)
     }
 
     fn scalar_head_fwd(&self, out: &mut Buf<F>, x: &Buf<F>, weight: &Buf<F>, c: usize) -> Result<()> {

@@ -4,11 +4,13 @@
 mod attention;
 mod blas;
 mod buffer;
+mod cursor;
 mod decode;
 pub mod driver;
 mod embed;
 pub mod gemm;
 pub mod gpu;
+mod graph;
 mod host;
 pub mod kernel;
 mod linear;
@@ -33,12 +35,13 @@ use std::sync::{Arc, Mutex};
 
 use super::cost::{self, Cost};
 use super::record::{Open, Recorder};
-use super::{AdamW, Bounds, Branch, Device, Dropout, Elem, Heads, Real, Sampling, check};
+use super::{AdamW, Bounds, Branch, Cursor, Device, Dropout, Elem, Heads, Real, Sampling, check, extent};
 use crate::error::{Error, Result};
 pub use buffer::Buf;
-use buffer::Counter;
+use buffer::Memory;
 use driver::{Driver, Grid, Matmul};
-pub use host::Host;
+pub use graph::Graphs;
+pub use host::{Host, Pending};
 use recorded::Recorded;
 pub(crate) use side::Side;
 
@@ -59,8 +62,12 @@ impl Act for f32 {
 /// One GPU and one stream. `A` is the type of activations: `half::bf16` to run, `f32` for tight tests.
 pub struct Cuda<A> {
     driver: Arc<dyn Driver>,
-    counter: Arc<Counter>,
+    memory: Arc<Memory>,
     recorder: Option<Arc<Recorder>>,
+    /// Where results come to that the host does not wait for at once.
+    shelf: Arc<host::Shelf>,
+    /// Held by the thread that runs a body to be recorded.
+    turn: Mutex<()>,
     /// What kernels report: code, index and value of the first id that is out of range.
     fault: Mutex<Buf<u32>>,
     /// Rotary frequencies `theta^(-2i/d)` by (d, theta's bits).
@@ -76,10 +83,19 @@ impl<A: Act> Cuda<A> {
 
     /// A device that launches into `driver`.
     pub fn with_driver(driver: Arc<dyn Driver>) -> Result<Self> {
-        let counter = Arc::default();
-        let fault = allocate(&driver, &counter, scratch::FAULT)?;
+        let memory = Arc::new(Memory::new(driver.clone()));
+        let fault = Buf::new(&memory, scratch::FAULT)?;
         driver.clear(fault.pointer, fault.bytes())?;
-        Ok(Cuda { driver, counter, recorder: None, fault: Mutex::new(fault), frequencies: Mutex::default(), act: PhantomData })
+        Ok(Cuda {
+            driver,
+            memory,
+            shelf: Arc::default(),
+            turn: Mutex::default(),
+            recorder: None,
+            fault: Mutex::new(fault),
+            frequencies: Mutex::default(),
+            act: PhantomData,
+        })
     }
 
     /// The same, writing down its operators and all that its driver runs.
@@ -129,7 +145,7 @@ impl<A: Act> Cuda<A> {
     }
 
     /// Runs `f` with the buffer that kernels report bad ids to.
-    fn with_fault(&self, f: impl FnOnce(&mut Buf<u32>) -> Result<()>) -> Result<()> {
+    fn with_fault<T>(&self, f: impl FnOnce(&mut Buf<u32>) -> Result<T>) -> Result<T> {
         f(&mut self.fault.lock().unwrap_or_else(|poisoned| poisoned.into_inner()))
     }
 
@@ -147,19 +163,24 @@ impl<A: Act> Cuda<A> {
 
     /// Downloads each pair, and what kernels reported meanwhile: one wait for all of it.
     fn download_all(&self, parts: &mut [(&mut [u8], driver::Pointer)]) -> Result<()> {
+        self.memory.refuse_in_recording("a download")?;
         self.with_fault(|fault| {
             let mut report = [0u32; scratch::FAULT];
             let mut all: Vec<(&mut [u8], driver::Pointer)> = Vec::with_capacity(parts.len() + 1);
             all.extend(parts.iter_mut().map(|(to, from)| (&mut **to, *from)));
             all.push((bytemuck::cast_slice_mut(&mut report), fault.pointer));
             self.driver.download(&mut all)?;
-            let [code, index, value, _] = report;
-            if code == 0 {
-                return Ok(());
-            }
-            self.driver.clear(fault.pointer, fault.bytes())?;
-            Err(Error::input(format!("{}[{index}]", faulty(code)), format!("{value} is out of range")))
+            self.judge(report, fault)
         })
+    }
+
+    /// Fails where kernels reported something, which is then forgotten.
+    fn judge(&self, [code, index, value, _]: [u32; scratch::FAULT], fault: &mut Buf<u32>) -> Result<()> {
+        if code == 0 {
+            return Ok(());
+        }
+        self.driver.clear(fault.pointer, fault.bytes())?;
+        Err(Error::input(format!("{}[{index}]", faulty(code)), format!("{value} is out of range")))
     }
 }
 
@@ -170,20 +191,14 @@ fn faulty(code: u32) -> &'static str {
         kernel::FAULT_SCATTER_ROWS => "scatter_rows: rows",
         kernel::FAULT_EMBED_FWD => "embed_fwd: ids",
         kernel::FAULT_EMBED_BWD => "embed_bwd: ids",
-        kernel::FAULT_CACHE_WRITE_SLOT => "cache_write: slots",
-        kernel::FAULT_CACHE_WRITE_POSITION => "cache_write: positions",
+        kernel::FAULT_ROPE_CACHED_SLOT => "rope_cached: slots",
+        kernel::FAULT_ROPE_CACHED_POSITION => "rope_cached: positions",
         kernel::FAULT_DECODE_SLOT => "attention_decode: slots",
         kernel::FAULT_DECODE_LENGTH => "attention_decode: lengths",
+        kernel::FAULT_ADVANCE_SLOT => "advance: slots",
         kernel::FAULT_TARGET => "linear_logprob_fwd: targets",
         _ => "a kernel's argument",
     }
-}
-
-fn allocate<T>(driver: &Arc<dyn Driver>, counter: &Arc<Counter>, len: usize) -> Result<Buf<T>> {
-    let bytes = len * size_of::<T>();
-    let pointer = if bytes > 0 { driver.allocate(bytes)? } else { 0 };
-    counter.add(bytes);
-    Ok(Buf { pointer, len, driver: driver.clone(), counter: counter.clone(), element: PhantomData })
 }
 
 impl<A: Act> Device for Cuda<A> {
@@ -191,6 +206,8 @@ impl<A: Act> Device for Cuda<A> {
     type Acc = f32;
     type Buf<T: Elem> = Buf<T>;
     type Host<T: Elem> = Host<T>;
+    type Pending<T: Elem, U: Elem> = Pending<T, U>;
+    type Graphs = Graphs;
 
     fn name(&self) -> String {
         format!("cuda ({}, {})", self.driver.name(), A::BUILD)
@@ -207,15 +224,19 @@ impl<A: Act> Device for Cuda<A> {
     }
 
     fn empty<T: Elem>(&self, len: usize) -> Result<Buf<T>> {
-        allocate(&self.driver, &self.counter, len)
+        Buf::new(&self.memory, len)
     }
 
     fn upload<T: Elem>(&self, host: &[T]) -> Result<Buf<T>> {
-        let buf = self.empty(host.len())?;
-        if buf.bytes() > 0 {
-            self.driver.upload(buf.pointer, bytemuck::cast_slice(host))?;
-        }
+        let mut buf = self.empty(host.len())?;
+        self.write(&mut buf, host)?;
         Ok(buf)
+    }
+
+    fn write<T: Elem>(&self, buf: &mut Buf<T>, host: &[T]) -> Result<()> {
+        extent::<Self, T>("write: buf", buf, host.len())?;
+        self.memory.refuse_in_recording("an upload")?;
+        if buf.bytes() > 0 { self.driver.upload(buf.pointer, bytemuck::cast_slice(host)) } else { Ok(()) }
     }
 
     fn download<T: Elem>(&self, buf: &Buf<T>) -> Result<Vec<T>> {
@@ -233,12 +254,16 @@ impl<A: Act> Device for Cuda<A> {
         Ok(host)
     }
 
-    fn download_both<T: Elem, U: Elem>(&self, a: &Buf<T>, b: &Buf<U>) -> Result<(Vec<T>, Vec<U>)> {
-        let (mut first, mut second) = (vec![T::default(); a.len], vec![U::default(); b.len]);
-        let parts =
-            [(bytemuck::cast_slice_mut(&mut first[..]), a.pointer), (bytemuck::cast_slice_mut(&mut second[..]), b.pointer)];
-        self.download_all(&mut { parts })?;
-        Ok((first, second))
+    fn begin_download<T: Elem, U: Elem>(&self, a: &Buf<T>, b: &Buf<U>) -> Result<Pending<T, U>> {
+        self.memory.refuse_in_recording("a download")?;
+        self.with_fault(|fault| Pending::begin(&self.driver, &self.shelf, a, b, fault))
+    }
+
+    fn finish_download<T: Elem, U: Elem>(&self, pending: Pending<T, U>) -> Result<(Vec<T>, Vec<U>)> {
+        self.memory.refuse_in_recording("a download")?;
+        let (a, b, report) = pending.finish()?;
+        self.with_fault(|fault| self.judge(report, fault))?;
+        Ok((a, b))
     }
 
     fn len<T: Elem>(buf: &Buf<T>) -> usize {
@@ -272,6 +297,7 @@ impl<A: Act> Device for Cuda<A> {
     }
 
     fn fetch<T: Elem>(&self, host: &Host<T>) -> Result<Buf<T>> {
+        self.memory.refuse_in_recording("an upload")?;
         let buf = self.empty(host.len())?;
         if buf.bytes() > 0 {
             self.driver.upload_pinned(buf.pointer, host.bytes())?;
@@ -280,7 +306,19 @@ impl<A: Act> Device for Cuda<A> {
     }
 
     fn memory(&self) -> (usize, usize) {
-        self.counter.read()
+        self.memory.read()
+    }
+
+    fn ahead(&self) -> usize {
+        1
+    }
+
+    fn replays(&self) -> bool {
+        self.driver.records()
+    }
+
+    fn replay(&self, graphs: &mut Graphs, key: usize, body: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+        graph::replay(self, graphs, key, body)
     }
 
     fn gather_rows<T: Elem>(&self, out: &mut Buf<T>, inp: &Buf<T>, rows: &Buf<u32>, c: usize) -> Result<()> {
@@ -414,18 +452,19 @@ impl<A: Act> Device for Cuda<A> {
         attention::attention_bwd(self, dqkv, dout, out, lse, qkv, bounds, heads, t)
     }
 
-    fn cache_write(
+    fn rope_cached(
         &self,
+        qkv: &mut Buf<A>,
         k: &mut Buf<A>,
         v: &mut Buf<A>,
-        qkv: &Buf<A>,
         slots: &Buf<u32>,
         positions: &Buf<u32>,
         heads: Heads,
+        theta: f64,
         capacity: usize,
     ) -> Result<()> {
-        let _span = self.span("cache_write", || cost::cache_write::<Self>(Self::len(slots), heads));
-        decode::cache_write(self, k, v, qkv, slots, positions, heads, capacity)
+        let _span = self.span("rope_cached", || cost::rope_cached::<Self>(Self::len(slots), heads));
+        rope::rope_cached(self, qkv, k, v, slots, positions, heads, theta, capacity)
     }
 
     fn attention_decode(
@@ -500,6 +539,11 @@ impl<A: Act> Device for Cuda<A> {
     ) -> Result<()> {
         let _span = self.span("sample", || cost::sample::<Self>(Self::len(ids), v));
         sample::sample(self, ids, logprob, logits, draws, sampling, v)
+    }
+
+    fn advance(&self, last: &mut Buf<u32>, cursor: &mut Cursor<Self>, ids: &Buf<u32>) -> Result<()> {
+        let _span = self.span("advance", || cost::advance(Self::len(ids)));
+        cursor::advance(self, last, cursor, ids)
     }
 
     fn scalar_head_fwd(&self, out: &mut Buf<f32>, x: &Buf<A>, weight: &Buf<A>, c: usize) -> Result<()> {

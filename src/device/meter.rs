@@ -3,6 +3,7 @@
 //! Those costs stand in `cost.rs`.
 
 mod ledger;
+mod replay;
 
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
@@ -10,10 +11,11 @@ use std::sync::Mutex;
 
 pub use super::cost::Cost;
 use super::cuda::scratch::{self, Low};
-use super::{AdamW, Bounds, Branch, Device, Dropout, Elem, Heads, Real, Sampling, check, cost, extent};
+use super::{AdamW, Bounds, Branch, Cursor, Device, Dropout, Elem, Heads, Real, Sampling, check, cost, extent};
 use crate::error::Result;
 use ledger::Book;
 pub use ledger::{Buf, Class, Held, Work};
+pub use replay::Graphs;
 
 /// Which device is stood for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +47,14 @@ struct Scratch<'a>(&'a Book, bool);
 impl Scratch<'_> {
     fn take<T>(&self, len: usize) -> Option<Buf<T>> {
         self.1.then(|| self.0.allocate(len, 0))
+    }
+}
+
+/// The sum of what is uploaded, of u32.
+fn sum_of<T: Elem>(host: &[T]) -> u64 {
+    match T::NAME == u32::NAME {
+        true => bytemuck::cast_slice::<T, u32>(host).iter().map(|id| u64::from(*id)).sum(),
+        false => 0,
     }
 }
 
@@ -98,6 +108,19 @@ impl<A: Real> Meter<A> {
         self.book.record(operator, cost);
     }
 
+    /// The rotary frequencies, which a GPU keeps from their first use on.
+    fn keep_frequencies(&self, heads: Heads, theta: f64) {
+        if self.style == Style::Cuda {
+            let mut kept = self.kept.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            let make = || {
+                let buf = self.book.allocate(scratch::frequencies(heads.dim), 0);
+                buf.tag(Class::Workspace);
+                buf
+            };
+            kept.frequencies.entry((heads.dim, theta.to_bits())).or_insert_with(make);
+        }
+    }
+
     fn scratch(&self) -> Scratch<'_> {
         Scratch(&self.book, self.style == Style::Cuda)
     }
@@ -109,6 +132,9 @@ impl<A: Real> Device for Meter<A> {
     type Buf<T: Elem> = Buf<T>;
     /// Elements: the host's memory is not counted.
     type Host<T: Elem> = usize;
+    /// Elements of both.
+    type Pending<T: Elem, U: Elem> = (usize, usize);
+    type Graphs = Graphs;
 
     fn name(&self) -> String {
         format!("meter ({:?}, {})", self.style, A::NAME.to_lowercase())
@@ -125,11 +151,21 @@ impl<A: Real> Device for Meter<A> {
     }
 
     fn upload<T: Elem>(&self, host: &[T]) -> Result<Buf<T>> {
-        let sum = match T::NAME == u32::NAME {
-            true => bytemuck::cast_slice::<T, u32>(host).iter().map(|id| u64::from(*id)).sum(),
-            false => 0,
-        };
-        Ok(self.book.allocate(host.len(), sum))
+        Ok(self.book.allocate(host.len(), sum_of(host)))
+    }
+
+    fn write<T: Elem>(&self, buf: &mut Buf<T>, host: &[T]) -> Result<()> {
+        extent::<Self, T>("write: buf", buf, host.len())?;
+        buf.sum = sum_of(host);
+        Ok(())
+    }
+
+    fn begin_download<T: Elem, U: Elem>(&self, a: &Buf<T>, b: &Buf<U>) -> Result<(usize, usize)> {
+        Ok((a.len, b.len))
+    }
+
+    fn finish_download<T: Elem, U: Elem>(&self, (a, b): (usize, usize)) -> Result<(Vec<T>, Vec<U>)> {
+        Ok((vec![T::default(); a], vec![U::default(); b]))
     }
 
     fn download<T: Elem>(&self, buf: &Buf<T>) -> Result<Vec<T>> {
@@ -167,6 +203,21 @@ impl<A: Real> Device for Meter<A> {
 
     fn memory(&self) -> (usize, usize) {
         self.book.memory()
+    }
+
+    fn ahead(&self) -> usize {
+        usize::from(self.style == Style::Cuda)
+    }
+
+    fn replays(&self) -> bool {
+        self.style == Style::Cuda
+    }
+
+    fn replay(&self, graphs: &mut Graphs, key: usize, body: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+        match self.style {
+            Style::Cpu => body(),
+            Style::Cuda => graphs.run(&self.book, key, body),
+        }
     }
 
     fn gather_rows<T: Elem>(&self, out: &mut Buf<T>, _: &Buf<T>, rows: &Buf<u32>, c: usize) -> Result<()> {
@@ -294,15 +345,7 @@ impl<A: Real> Device for Meter<A> {
 
     fn rope(&self, qkv: &mut Buf<A>, positions: &Buf<u32>, heads: Heads, theta: f64, _: bool) -> Result<()> {
         check::rope::<Self>(qkv, positions, heads)?;
-        if self.style == Style::Cuda {
-            let mut kept = self.kept.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-            let make = || {
-                let buf = self.book.allocate(scratch::frequencies(heads.dim), 0);
-                buf.tag(Class::Workspace);
-                buf
-            };
-            kept.frequencies.entry((heads.dim, theta.to_bits())).or_insert_with(make);
-        }
+        self.keep_frequencies(heads, theta);
         self.record("rope", cost::rope::<Self>(positions.len, heads));
         Ok(())
     }
@@ -342,20 +385,22 @@ impl<A: Real> Device for Meter<A> {
         Ok(())
     }
 
-    fn cache_write(
+    fn rope_cached(
         &self,
+        qkv: &mut Buf<A>,
         k: &mut Buf<A>,
         v: &mut Buf<A>,
-        qkv: &Buf<A>,
         slots: &Buf<u32>,
         positions: &Buf<u32>,
         heads: Heads,
+        theta: f64,
         capacity: usize,
     ) -> Result<()> {
-        check::cache_write::<Self>(k, v, qkv, slots, positions, heads, capacity)?;
+        check::rope_cached::<Self>(qkv, k, v, slots, positions, heads, capacity)?;
+        self.keep_frequencies(heads, theta);
         k.tag(Class::Cache);
         v.tag(Class::Cache);
-        self.record("cache_write", cost::cache_write::<Self>(slots.len, heads));
+        self.record("rope_cached", cost::rope_cached::<Self>(slots.len, heads));
         Ok(())
     }
 
@@ -454,6 +499,13 @@ impl<A: Real> Device for Meter<A> {
     ) -> Result<()> {
         let b = check::sample::<Self>(ids, logprob, logits, draws, v)?;
         self.record("sample", cost::sample::<Self>(b, v));
+        Ok(())
+    }
+
+    fn advance(&self, _: &mut Buf<u32>, cursor: &mut Cursor<Self>, ids: &Buf<u32>) -> Result<()> {
+        let b = check::advance::<Self>(cursor, ids)?;
+        cursor.lengths.sum += b as u64;
+        self.record("advance", cost::advance(b));
         Ok(())
     }
 

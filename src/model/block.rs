@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::lora::{self, LayerAdapter, Target};
 use super::{Config, Packed};
-use crate::device::{Bounds, Device, Dropout, narrow};
+use crate::device::{Bounds, Cursor, Device, Dropout, narrow};
 use crate::error::Result;
 use crate::recipe::Recompute;
 use crate::weights::{Grads, Param, Part};
@@ -76,7 +76,7 @@ pub(super) enum Attend<'a, D: Device> {
     /// Their own packed sequence, which is also written to the cache.
     Prefill { bounds: &'a Bounds<D>, cache: &'a mut LayerCache<D>, slots: &'a D::Buf<u32>, capacity: usize },
     /// The cache, one query a sequence.
-    Decode { cache: &'a mut LayerCache<D>, slots: &'a D::Buf<u32>, lengths: &'a D::Buf<u32>, capacity: usize },
+    Decode { cache: &'a mut LayerCache<D>, cursor: &'a Cursor<D>, capacity: usize },
 }
 
 /// From the first norm to o.
@@ -273,18 +273,23 @@ impl<D: Device> Block<D> {
         let (mut h, mut rstd) = (device.empty(t * config.hidden)?, device.empty(t)?);
         let x = residual.normalise(device, &mut h, &mut rstd, &self.attention_norm, config)?;
         let (mut packed, z_qkv) = qkv.forward(device, &h, t)?;
-        device.rope(&mut packed, positions, heads, config.rope_theta, false)?;
+        let theta = config.rope_theta;
         let mut out = device.empty(t * heads.q_width())?;
-        let mut lse = device.empty(heads.q * t)?;
+        // Backward alone asks for it, and nothing goes backward from the cache.
+        let kept = if matches!(attend, Attend::Decode { .. }) { 0 } else { heads.q * t };
+        let mut lse = device.empty(kept)?;
         match attend {
-            Attend::Packed { bounds } => device.attention_fwd(&mut out, &mut lse, &packed, bounds, heads, t)?,
-            Attend::Prefill { bounds, cache, slots, capacity } => {
-                device.cache_write(&mut cache.k, &mut cache.v, &packed, slots, positions, heads, capacity)?;
+            Attend::Packed { bounds } => {
+                device.rope(&mut packed, positions, heads, theta, false)?;
                 device.attention_fwd(&mut out, &mut lse, &packed, bounds, heads, t)?;
             }
-            Attend::Decode { cache, slots, lengths, capacity } => {
-                device.cache_write(&mut cache.k, &mut cache.v, &packed, slots, positions, heads, capacity)?;
-                device.attention_decode(&mut out, &packed, &cache.k, &cache.v, slots, lengths, heads, capacity)?;
+            Attend::Prefill { bounds, cache: LayerCache { k, v }, slots, capacity } => {
+                device.rope_cached(&mut packed, k, v, slots, positions, heads, theta, capacity)?;
+                device.attention_fwd(&mut out, &mut lse, &packed, bounds, heads, t)?;
+            }
+            Attend::Decode { cache: LayerCache { k, v }, cursor: Cursor { slots, lengths, .. }, capacity } => {
+                device.rope_cached(&mut packed, k, v, slots, positions, heads, theta, capacity)?;
+                device.attention_decode(&mut out, &packed, k, v, slots, lengths, heads, capacity)?;
             }
         }
         let (delta, z_o) = o.forward(device, &out, t)?;

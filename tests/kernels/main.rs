@@ -16,6 +16,7 @@ mod losses;
 mod norms;
 mod optim;
 mod plain;
+mod replay;
 mod rows;
 mod sampling;
 

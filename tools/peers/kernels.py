@@ -204,27 +204,34 @@ def attention(dim, direction):
     return make
 
 
-def rope(e):
-    x = e.act_of(e.t, e.q + e.kv, e.dim)
+def rope_of(e):
+    """How queries and keys turn, and some of them."""
     frequencies = 1e6 ** (-torch.arange(0, e.dim, 2, device=e.device) / e.dim)
     angles = torch.arange(e.seq, device=e.device).repeat(e.batch)[:, None, None] * torch.cat([frequencies, frequencies])
     cos, sin = angles.cos().to(e.act), angles.sin().to(e.act)
 
-    def call():
+    def turn(x):
         low, high = x.chunk(2, dim=-1)
         return x * cos + torch.cat([-high, low], dim=-1) * sin
 
-    return call
+    return turn, e.act_of(e.t, e.q + e.kv, e.dim)
 
 
-def cache_write(e):
-    k, v = (e.act_of(e.batch, e.seq, e.kv * e.dim) for _ in range(2))
-    new = e.act_of(e.t, 2 * e.kv * e.dim)
+def rope(e):
+    turn, x = rope_of(e)
+    return lambda: turn(x)
+
+
+def rope_cached(e):
+    turn, turned = rope_of(e)
+    k, v = (e.act_of(e.batch, e.seq, e.kv, e.dim) for _ in range(2))
+    value = e.act_of(e.t, e.kv, e.dim)
     positions = torch.arange(e.seq, device=e.device).repeat(e.batch)
     slots = torch.arange(e.t, device=e.device) // e.seq
 
     def call():
-        k[slots, positions], v[slots, positions] = new.chunk(2, dim=-1)
+        k[slots, positions] = turn(turned)[:, e.q :]
+        v[slots, positions] = value
 
     return call
 
@@ -424,7 +431,7 @@ OPERATORS = {
     "attention_fwd_128": attention(128, "fwd"),
     "attention_bwd_128": attention(128, "bwd"),
     "rope": rope,
-    "cache_write": cache_write,
+    "rope_cached": rope_cached,
     "attention_decode": attention_decode,
     "logits": logits,
     "sample": sample,

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::ffi::c_void;
 use std::sync::Arc;
 
-use super::driver::{Driver, Grid, Mark, Matmul, Pointer, TensorMap, Tiled};
+use super::driver::{Driver, Grid, Mark, Matmul, Pointer, TensorMap, Tiled, Wait};
 use super::gpu::Gpu;
 use super::kernel::KERNELS;
 use crate::device::cost::{Cost, product};
@@ -109,6 +109,11 @@ impl Driver for Recorded {
 
     fn upload_pinned(&self, to: Pointer, from: &[u8]) -> Result<()> {
         self.between("upload", moved(from.len()), || self.inner.upload_pinned(to, from))
+    }
+
+    unsafe fn download_pinned(&self, parts: &[(*mut u8, Pointer, usize)]) -> Result<Wait> {
+        // SAFETY: as the caller promised.
+        unsafe { self.inner.download_pinned(parts) }
     }
 
     fn mark(&self) -> Result<Option<Mark>> {

@@ -163,6 +163,11 @@ pub(in crate::device) fn frequencies(dim: usize) -> usize {
     dim / 2
 }
 
+/// Words of the memory that is set aside for the buffers of a step that is repeated, which take so many bytes.
+pub(in crate::device) fn arena(bytes: usize) -> usize {
+    bytes.div_ceil(size_of::<u32>())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

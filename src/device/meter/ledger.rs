@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::device::cost::Cost;
-use crate::device::cuda::pool::Pool;
+use crate::device::cuda::pool::Layout;
+use crate::error::Result;
 
 /// What memory is held for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -131,13 +132,18 @@ pub(super) struct Ledger {
     most: usize,
     work: Work,
     /// Lends the buffers of a GPU as its own would, without an end.
-    pool: Option<Pool>,
-    /// Bytes of that pool up to the last that was ever lent.
-    span: usize,
+    pool: Option<Layout>,
+    /// What the body that runs now has allocated.
+    body: Option<Body>,
 }
 
-/// More than any GPU has.
-const ENDLESS: usize = 1 << 50;
+/// A body of [`Device::replay`](crate::device::Device::replay) while it runs.
+#[derive(Debug)]
+struct Body {
+    layout: Layout,
+    /// Whether its buffers lie in memory that was set aside for them, and so do not count.
+    aside: bool,
+}
 
 impl Ledger {
     fn raise(&mut self) {
@@ -163,8 +169,8 @@ impl Book {
             peak: Held::default(),
             most: 0,
             work: Work::default(),
-            pool: pooled.then(|| Pool::new(ENDLESS)),
-            span: 0,
+            pool: pooled.then(Layout::new),
+            body: None,
         };
         Book(Arc::new(Mutex::new(ledger)))
     }
@@ -187,13 +193,25 @@ impl Book {
     pub(super) fn allocate<T>(&self, len: usize, sum: u64) -> Buf<T> {
         let bytes = len * size_of::<T>();
         let mut ledger = self.open();
+        let in_body = ledger.body.as_mut().filter(|_| bytes > 0).map(|body| body.layout.lend(bytes));
+        let aside = ledger.body.as_ref().is_some_and(|body| body.aside);
         let class = if ledger.in_backward && ledger.class == Class::Activations { Class::Workspace } else { ledger.class };
-        *ledger.live.of_mut(class) += bytes;
-        ledger.raise();
-        let place = ledger.pool.as_mut().filter(|_| bytes > 0).and_then(|pool| pool.lend(bytes));
-        ledger.span = ledger.span.max(place.map_or(0, |at| at + bytes));
+        let mut place = None;
+        if !aside {
+            *ledger.live.of_mut(class) += bytes;
+            ledger.raise();
+            place = ledger.pool.as_mut().filter(|_| bytes > 0).map(|pool| pool.lend(bytes));
+        }
         drop(ledger);
-        Buf { place, len, sum, class: AtomicU8::new(class as u8), book: self.clone(), element: PhantomData }
+        Buf { place, in_body, aside, len, sum, class: AtomicU8::new(class as u8), book: self.clone(), element: PhantomData }
+    }
+
+    /// Runs a body whose buffers lie in memory that was set aside for them, or as it is. Returns the bytes that the first takes.
+    pub(super) fn body(&self, aside: bool, body: &mut dyn FnMut() -> Result<()>) -> Result<usize> {
+        self.open().body = Some(Body { layout: Layout::new(), aside });
+        let done = body();
+        let span = self.open().body.take().map_or(0, |body| body.layout.span());
+        done.map(|()| span)
     }
 
     pub(super) fn record(&self, operator: &'static str, cost: Cost) {
@@ -213,7 +231,7 @@ impl Book {
     /// What the pool spanned beyond the bytes that were held at most.
     pub(super) fn gaps(&self) -> usize {
         let ledger = self.open();
-        ledger.span.saturating_sub(ledger.most)
+        ledger.pool.as_ref().map_or(0, Layout::span).saturating_sub(ledger.most)
     }
 
     pub(super) fn live(&self) -> Held {
@@ -234,6 +252,9 @@ impl Book {
 #[derive(Debug)]
 pub struct Buf<T> {
     place: Option<usize>,
+    /// Where it lies in the layout of the body that made it.
+    in_body: Option<usize>,
+    aside: bool,
     pub(super) len: usize,
     /// The sum of what was uploaded, of u32: how much of a cache decoding reads.
     pub(super) sum: u64,
@@ -253,6 +274,9 @@ impl<T> Buf<T> {
 
     pub(super) fn tag(&self, class: Class) {
         let mut ledger = self.book.open();
+        if self.aside {
+            return;
+        }
         let before = self.held_for();
         *ledger.live.of_mut(before) -= self.bytes();
         *ledger.live.of_mut(class) += self.bytes();
@@ -263,6 +287,12 @@ impl<T> Buf<T> {
 impl<T> Drop for Buf<T> {
     fn drop(&mut self) {
         let mut ledger = self.book.open();
+        if let (Some(body), Some(at)) = (&mut ledger.body, self.in_body) {
+            body.layout.take_back(at);
+        }
+        if self.aside {
+            return;
+        }
         *ledger.live.of_mut(self.held_for()) -= self.bytes();
         if let (Some(pool), Some(at)) = (&mut ledger.pool, self.place) {
             pool.take_back(at);
