@@ -368,8 +368,8 @@ fn bench_compares_with_an_earlier_result() {
     assert!(refused(&other).ends_with("batch: 2 there and 3 here; only like can be compared with like"));
     let other = ["bench", "sft", "--model", arg(&model), "--against", arg(&before)];
     assert!(refused(&other).ends_with("a line with a result of bench sft expected"));
-    let other = ["bench", "sft", "--model", arg(&model), "--against", arg(&folder.path().join("none.json"))];
-    assert!(refused(&other).contains("none.json"));
+    let none = folder.path().join("none.json");
+    assert!(refused(&["bench", "sft", "--model", arg(&model), "--against", arg(&none)]).contains("none.json"));
 }
 
 #[test]
