@@ -2,7 +2,7 @@
 // in the accumulators of a tile and nowhere else.
 //
 //   with l = scale * (x head^T): lse = ln sum e^l, logprob = l[target] - lse, entropy = lse - sum softmax(l) l
-//   dz = dlogprob * scale * (onehot(target) - e^(l - lse)),  dx = dz head
+//   dl = dlogprob * (onehot(target) - e^(l - lse)),  dx = scale * dl head
 //
 // Forward is one product (gemm_sm90.cuh) whose epilogue counts: a block takes a tile of rows and LOGPROB_RANGE tiles of the vocabulary
 // after each other, and every thread keeps what it knows of its two rows (online.cuh) in registers across them. At the end of the range the
@@ -11,13 +11,13 @@
 //
 // Backward multiplies again instead of remembering logits (1.2 GB at 4096 x 152064 in bf16). Tokens whose gradient is exactly 0 (prompts) are left
 // out: one block lists the others in order and leaves their number beside the list, where the kernels after it read it; the host never
-// waits. They then go in waves, as many as its caller has scratch for: their rows of x are gathered, one product writes the wave's dz in bf16, and
+// waits. They then go in waves, as many as its caller has scratch for: their rows of x are gathered, one product writes the wave's dl in bf16, and
 // another, over all of the vocabulary in one sum, its dx, which is rounded once and goes to the tokens' own rows. A wave that nobody is
 // left for ends at once.
 //
-// Operations: 2 t c v forward, 4 t c v backward. Bytes: the head once a band of rows forward and twice a wave backward, dz written and read once.
+// Operations: 2 t c v forward, 4 t c v backward. Bytes: the head once a band of rows forward and twice a wave backward, dl written and read once.
 // At 4096 x 5120 x 152064 with waves of 768 (derived): forward 6.4 TFLOP, 6.4 ms at 989 TFLOP/s; backward 12.8 TFLOP, 12.9 ms, for 6 waves of
-// 3.1 GB of head and 0.5 GB of dz, 6.4 ms at 3.35 TB/s under them. dx of a wave is 6 by 20 tiles, 120 of 132 multiprocessors, and of the last
+// 3.1 GB of head and 0.5 GB of dl, 6.4 ms at 3.35 TB/s under them. dx of a wave is 6 by 20 tiles, 120 of 132 multiprocessors, and of the last
 // wave's 256 rows 40: backward takes 25776 steps of a stage where 23040 would be even.
 #include "gemm_sm90.cuh"
 #include "online.cuh"
@@ -237,7 +237,7 @@ struct GradientEpilogue {
             const int row = place.row + 8 * h;
             const bool taken = row < count;
             const unsigned token = taken ? rows[first + row] : 0;
-            d[h] = taken ? dlogprob[token] * scale : 0.0f;
+            d[h] = taken ? dlogprob[token] : 0.0f;
             lse_of[h] = taken ? lse[token] : 0.0f;
             target[h] = taken ? targets[token] : NONE;
         }
@@ -249,14 +249,14 @@ struct GradientEpilogue {
 #pragma unroll
         for (int part = 0; part < GEMM_N / 64; ++part) {
             staging.store(map, row, tile.column * GEMM_N + part * 64, [&](int j, int h) {
-                float dz[2];
+                float dl[2];
 #pragma unroll
                 for (int e = 0; e < 2; ++e) {
                     const unsigned column = place.column + part * 64 + 8 * j + e;
                     const float p = decay(scale * logits[part * 32 + 4 * j + 2 * h + e] - lse_of[h]);
-                    dz[e] = d[h] * ((column == target[h] ? 1.0f : 0.0f) - p);
+                    dl[e] = d[h] * ((column == target[h] ? 1.0f : 0.0f) - p);
                 }
-                return bf16_pair(dz[0], dz[1]);
+                return bf16_pair(dl[0], dl[1]);
             });
         }
     }
@@ -264,13 +264,13 @@ struct GradientEpilogue {
     __device__ __forceinline__ void finish() const { staging.finish(); }
 };
 
-// dz[high, v] of the wave: of the tiles of rows that have tokens, or with `all` of every one, where rows without a token are 0.
+// dl[high, v] of the wave: of the tiles of rows that have tokens, or with `all` of every one, where rows without a token are 0.
 // Grid: x = blocks, at most one a multiprocessor. Dynamic shared memory: GEMM_SHARED bytes. c and v are multiples of 8. Boxes: wave[high, c]:
-// 64 by GEMM_M; head[v, c]: 64 by GEMM_N; dz[high, v]: 64 by 64.
+// 64 by GEMM_M; head[v, c]: 64 by GEMM_N; dl[high, v]: 64 by 64.
 extern "C" __global__ void __launch_bounds__(GEMM_THREADS, 1)
-linear_logprob_dz(const __grid_constant__ CUtensorMap wave, const __grid_constant__ CUtensorMap head, const __grid_constant__ CUtensorMap dz, const float* dlogprob, const float* lse, const unsigned* targets, const unsigned* rows, int t, int first, int high, int all, int c, int v, float scale) {
+linear_logprob_dl(const __grid_constant__ CUtensorMap wave, const __grid_constant__ CUtensorMap head, const __grid_constant__ CUtensorMap dl, const float* dlogprob, const float* lse, const unsigned* targets, const unsigned* rows, int t, int first, int high, int all, int c, int v, float scale) {
     const int count = tokens_of_wave(rows, t, first, high);
-    const GradientEpilogue epilogue = {&dz, dlogprob, lse, targets, rows, first, count, scale};
+    const GradientEpilogue epilogue = {&dl, dlogprob, lse, targets, rows, first, count, scale};
     gemm<GEMM_N, K_MAJOR>({&wave, &head, c}, {&wave, &head, 0}, GemmTiles(tiles_of(all ? high : count, GEMM_M), tiles_of(v, GEMM_N)), epilogue);
 }
 
@@ -278,6 +278,7 @@ struct ScatterEpilogue {
     act* dx;
     const unsigned* rows;
     int first, count, c;
+    float scale;
     GemmStaging staging;
     // Where the rows go of which the thread stores a piece: every sixteenth of the consumer's.
     unsigned token[4];
@@ -296,7 +297,10 @@ struct ScatterEpilogue {
         const int piece = threadIdx.x % 8;
 #pragma unroll
         for (int part = 0; part < GEMM_N / 64; ++part) {
-            staging.fill([&](int j, int h) { return bf16_pair(d[part * 32 + 4 * j + 2 * h], d[part * 32 + 4 * j + 2 * h + 1]); });
+            staging.fill([&](int j, int h) {
+                const int of_d = part * 32 + 4 * j + 2 * h;
+                return bf16_pair(scale * d[of_d], scale * d[of_d + 1]);
+            });
             // Those who fill this box again have met once more by then.
             staging.meet();
             const int column = tile.column * GEMM_N + part * 64 + piece * PIECE;
@@ -314,10 +318,10 @@ struct ScatterEpilogue {
     __device__ __forceinline__ void finish() const {}
 };
 
-// dx[token, c] = dz[high, v] head[v, c] for the wave's tokens. Grid and shared memory as linear_logprob_dz's. Boxes: dz: 64 by GEMM_M; head: 64 by 64.
+// dx[token, c] = scale * dl[high, v] head[v, c] for the wave's tokens. Grid and shared memory as linear_logprob_dl's. Boxes: dl: 64 by GEMM_M; head: 64 by 64.
 extern "C" __global__ void __launch_bounds__(GEMM_THREADS, 1)
-linear_logprob_dx(act* dx, const __grid_constant__ CUtensorMap dz, const __grid_constant__ CUtensorMap head, const unsigned* rows, int t, int first, int high, int c, int v) {
+linear_logprob_dx(act* dx, const __grid_constant__ CUtensorMap dl, const __grid_constant__ CUtensorMap head, const unsigned* rows, int t, int first, int high, int c, int v, float scale) {
     const int count = tokens_of_wave(rows, t, first, high);
-    const ScatterEpilogue epilogue = {dx, rows, first, count, c};
-    gemm<GEMM_N, MN_MAJOR>({&dz, &head, v}, {&dz, &head, 0}, GemmTiles(tiles_of(count, GEMM_M), tiles_of(c, GEMM_N)), epilogue);
+    const ScatterEpilogue epilogue = {dx, rows, first, count, c, scale};
+    gemm<GEMM_N, MN_MAJOR>({&dl, &head, v}, {&dl, &head, 0}, GemmTiles(tiles_of(count, GEMM_M), tiles_of(c, GEMM_N)), epilogue);
 }

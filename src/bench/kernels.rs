@@ -552,7 +552,7 @@ fn head<D: Device>(list: &mut List<D>, shape: Shape, t: usize) {
     let (forward, backward): (&[&str], &[&str]) = match act {
         2 => (
             &["linear_logprob_fold", "linear_logprob_finish"],
-            &["linear_logprob_rows", "linear_logprob_gather", "linear_logprob_dz", "linear_logprob_dx"],
+            &["linear_logprob_rows", "linear_logprob_gather", "linear_logprob_dl", "linear_logprob_dx"],
         ),
         _ => (&["logprob_fold", "logprob_finish"], &["logprob_dlogits", "cast"]),
     };

@@ -82,6 +82,30 @@ pub const PLANTS: &[Plant] = &[
         text: "        if (rows < ATTENTION_SM90_ROWS) {\n            Stages values",
         planted: "        if (rows < 0) {\n            Stages values",
     },
+    // A stage of the ring is given back while a product may still read it.
+    Plant {
+        name: "stage_read_while_filled",
+        kernels: "linear_sm90.cu",
+        file: "gemm_sm90.cuh",
+        text: "                wgmma_wait<1>();\n",
+        planted: "                wgmma_wait<2>();\n",
+    },
+    // A result is put where the one before is still being stored from.
+    Plant {
+        name: "box_filled_while_stored",
+        kernels: "linear_sm90.cu",
+        file: "gemm_sm90.cuh",
+        text: "        // The box was stored two rounds ago.\n        if (first()) {\n            bulk_wait_read<1>();\n        }\n        meet();\n",
+        planted: "",
+    },
+    // The next tokens are counted while others still place these.
+    Plant {
+        name: "barrier_before_the_next_tokens",
+        kernels: "logprob_sm90.cu",
+        file: "logprob_sm90.cu",
+        text: "        // The next tokens' numbers take these ones' place.\n        __syncthreads();\n",
+        planted: "",
+    },
     // One element more than there are.
     Plant {
         name: "element_too_far",

@@ -182,13 +182,13 @@ fn fused_bwd<A: Act>(
 ) -> Result<()> {
     let (driver, high) = (&*cuda.driver, scratch::logprob_wave((t, c, v)));
     let mut rows = cuda.empty::<u32>(scratch::logprob_rows(t))?;
-    let (mut wave, dz) = (cuda.empty::<A>(high * c)?, cuda.empty::<A>(high * v)?);
+    let (mut wave, dl) = (cuda.empty::<A>(high * c)?, cuda.empty::<A>(high * v)?);
     kernel::linear_logprob_rows(cuda, Grid::x(1), &mut rows, dlogprob, t as i32)?;
     // Tokens that are not listed have no gradient.
     cuda.clear(dx)?;
     let of_wave = boxes(driver, wave.pointer, high, c, c, kernel::GEMM_M)?;
-    let to_dz = boxes(driver, dz.pointer, high, v, v, 64)?;
-    let of_dz = boxes(driver, dz.pointer, high, v, v, kernel::GEMM_M)?;
+    let to_dl = boxes(driver, dl.pointer, high, v, v, 64)?;
+    let of_dl = boxes(driver, dl.pointer, high, v, v, kernel::GEMM_M)?;
     let along_c = boxes(driver, head.pointer, v, c, c, kernel::GEMM_N)?;
     let along_v = boxes(driver, head.pointer, v, c, c, kernel::GEMM_K)?;
     let all = i32::from(dhead.is_some());
@@ -196,22 +196,22 @@ fn fused_bwd<A: Act>(
         let [t, first, h, inputs, width] = [t, first, high, c, v].map(|x| x as i32);
         kernel::linear_logprob_gather(cuda, Grid::x(high), &mut wave, x, &rows, t, first, h, inputs)?;
         let grid = persistent(cuda, products(high, v));
-        kernel::linear_logprob_dz(
-            cuda, grid, &of_wave, &along_c, &to_dz, dlogprob, lse, targets, &rows, t, first, h, all, inputs, width, scale,
+        kernel::linear_logprob_dl(
+            cuda, grid, &of_wave, &along_c, &to_dl, dlogprob, lse, targets, &rows, t, first, h, all, inputs, width, scale,
         )?;
         let grid = persistent(cuda, products(high, c));
-        kernel::linear_logprob_dx(cuda, grid, dx, &of_dz, &along_v, &rows, t, first, h, inputs, width)?;
+        kernel::linear_logprob_dx(cuda, grid, dx, &of_dl, &along_v, &rows, t, first, h, inputs, width, scale)?;
         if let Some(dhead) = &mut dhead {
             cuda.matmul(Matmul {
                 m: v,
                 n: c,
                 k: high,
-                a: transposed(dz.pointer, v),
+                a: transposed(dl.pointer, v),
                 b: stored(wave.pointer, c),
                 out: dhead.pointer,
                 wide: true,
                 bias: None,
-                scale: 1.0,
+                scale,
                 accumulate: true,
             })?;
         }

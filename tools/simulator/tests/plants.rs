@@ -7,7 +7,7 @@ mod common;
 #[path = "../plants.rs"]
 mod plants;
 
-use common::{Arg, Arg::*, ORDERS, Probe, download, fresh, upload};
+use common::{Arg, Arg::*, ORDERS, Probe, bf16, download, fresh, upload};
 use plants::PLANTS;
 use simulator::{Build, Element, Memory, Swizzle, TensorMap, Tiled, threads};
 
@@ -149,6 +149,34 @@ fn caught_in_attention(plant: &str, length: u32) -> Notice {
     })
 }
 
+/// A matrix of bf16 whose rows are `high` to a box.
+fn matrix(memory: &Memory, rows: usize, columns: usize, high: u32) -> (*mut u8, Arg) {
+    let number = |i: usize| (i.wrapping_mul(2_654_435_761) >> 8 & 0xFFFF) as f32 / 32_768.0 - 1.0;
+    let base = upload(memory, &(0..rows * columns).map(|i| bf16(number(i))).collect::<Vec<_>>());
+    let map = TensorMap::new(&Tiled {
+        element: Element::Bf16,
+        base,
+        extents: &[columns as u64, rows as u64],
+        strides: &[2 * columns as u64],
+        tile: &[64, high],
+        swizzle: Swizzle::B128,
+    });
+    (base, Map(Box::new(map.unwrap())))
+}
+
+/// linear_nt of one wide tile: more steps than stages, more columns than boxes on their way out.
+fn caught_in_a_product(plant: &str) -> Notice {
+    let (t, n, k) = (100, 256, 7 * 64);
+    caught(plant, "linear_nt", [1, 1, 1], 4 * 49_152 + 4 * 8192 + 128, |memory| {
+        let (out, to) = matrix(memory, t, n, 64);
+        let (x, w) = (matrix(memory, t, k, 128).1, matrix(memory, n, k, 256).1);
+        let (z, b) = (matrix(memory, t, 8, 128).1, matrix(memory, n, 8, 256).1);
+        let extents = [t, n, k, 0, 1, 0].map(|x| Int(x as i32));
+        let pointers = [Pointer(out), Pointer(std::ptr::null_mut())];
+        ([x, w, z, b, to].into_iter().chain(pointers).chain(extents).collect(), vec![(out, t * n / 2)])
+    })
+}
+
 #[test]
 fn a_missing_wait_for_a_copy() {
     let notice = caught_in_attention("values_not_waited_for", 384);
@@ -170,6 +198,27 @@ fn a_parity_that_stays() {
 #[test]
 fn values_of_nobody() {
     assert_eq!(caught_in_attention("values_past_the_end", 300), Notice::Poison);
+}
+
+#[test]
+fn a_stage_that_is_given_back_under_a_product() {
+    assert_eq!(caught_in_a_product("stage_read_while_filled"), Notice::Orders);
+}
+
+#[test]
+fn a_box_that_is_filled_while_it_is_stored() {
+    assert_eq!(caught_in_a_product("box_filled_while_stored"), Notice::Orders);
+}
+
+#[test]
+fn a_missing_barrier_before_the_next_tokens() {
+    let t = 3000;
+    let notice = caught("barrier_before_the_next_tokens", "linear_logprob_rows", [1, 1, 1], 0, |memory| {
+        let rows = upload(memory, &vec![0u32; t + 1]);
+        let gradients: Vec<f32> = (0..t).map(|i| if i % 3 == 0 { 0.0 } else { 1.0 }).collect();
+        (vec![Pointer(rows), Pointer(upload(memory, &gradients)), Int(t as i32)], vec![(rows, t + 1)])
+    });
+    assert!(matches!(notice, Notice::Orders | Notice::Fault(_)), "{notice:?}");
 }
 
 #[test]
