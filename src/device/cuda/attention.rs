@@ -1,6 +1,6 @@
-//! Launches of kernels/attention_fwd.cu and kernels/attention_bwd.cu.
+//! Launches of kernels/attention_fwd.cu, kernels/attention_bwd.cu and kernels/attention_bwd_sm90.cu.
 
-use super::driver::Grid;
+use super::driver::{Grid, Pointer, TensorMap, Tiled};
 use super::{Act, Buf, Cuda, check, kernel, scratch};
 use crate::device::{Bounds, Device, Heads};
 use crate::error::{Error, Result};
@@ -66,6 +66,9 @@ pub(super) fn attention_bwd<A: Act>(
     let [sequences, tokens, q, kv, dim] = [bounds.count(), t, heads.q, heads.kv, heads.dim].map(|x| x as i32);
     let rows = Grid::x((t * heads.q).div_ceil(kernel::ATTENTION_DELTA_ROWS as usize));
     kernel::attention_delta(cuda, rows, &mut delta, dout, out, tokens, q, dim)?;
+    if let Some(plan) = scratch::AttentionBwd::new(size_of::<A>(), &bounds.host, heads) {
+        return bwd_of_warpgroups(cuda, dqkv, dout, lse, &delta, qkv, bounds, heads, t, &plan);
+    }
 
     let narrow = heads.dim <= 64;
     let acts = if narrow { kernel::ATTENTION_BWD_D64_ACTS } else { kernel::ATTENTION_BWD_D128_ACTS };
@@ -76,4 +79,70 @@ pub(super) fn attention_bwd<A: Act>(
     let of_keys = if narrow { kernel::attention_bwd_dkv_d64 } else { kernel::attention_bwd_dkv_d128 };
     let grid = Grid::xy(tiles, heads.kv).with_shared(shared + kernel::ATTENTION_BWD_DKV_FLOATS as usize * size_of::<f32>());
     of_keys(cuda, grid, dqkv, dout, lse, &delta, qkv, &bounds.device, sequences, tokens, q, kv, dim, scale)
+}
+
+/// A tensor of rows, of which kernels copy boxes of one head's 64 columns and `ATTENTION_ROWS` rows.
+fn boxes<A: Act>(cuda: &Cuda<A>, base: Pointer, t: usize, width: usize) -> Result<TensorMap> {
+    cuda.driver.tensor_map(&Tiled {
+        base,
+        wide: false,
+        extents: &[width as u64, t as u64],
+        strides: &[(width * size_of::<A>()) as u64],
+        tile: &[64, kernel::ATTENTION_ROWS],
+        swizzle: true,
+    })
+}
+
+/// kernels/attention_bwd_sm90.cu, after delta.
+fn bwd_of_warpgroups<A: Act>(
+    cuda: &Cuda<A>,
+    dqkv: &mut Buf<A>,
+    dout: &Buf<A>,
+    lse: &Buf<f32>,
+    delta: &Buf<f32>,
+    qkv: &Buf<A>,
+    bounds: &Bounds<Cuda<A>>,
+    heads: Heads,
+    t: usize,
+    plan: &scratch::AttentionBwd,
+) -> Result<()> {
+    let (mut dq, mut dkv) = (cuda.empty(plan.dq)?, cuda.empty(plan.dkv)?);
+    let mut turns = cuda.zeros::<u32>(plan.turns)?;
+    let (narrow, scale) = (heads.dim == 64, score_scale(heads));
+    let [sequences, tokens, q, kv] = [bounds.count(), t, heads.q, heads.kv].map(|x| x as i32);
+    let [parts, own_tiles, ordered] = [plan.parts, plan.tiles, usize::from(!cuda.relaxed)].map(|x| x as i32);
+    let bounds_of = &bounds.device;
+    if plan.key_tiles > 0 {
+        let qkv = boxes(cuda, qkv.pointer, t, heads.qkv_width())?;
+        let dout = boxes(cuda, dout.pointer, t, heads.q_width())?;
+        let bytes = if narrow { kernel::ATTENTION_BWD_SM90_D64_BYTES } else { kernel::ATTENTION_BWD_SM90_D128_BYTES };
+        let grid = Grid::x(plan.key_tiles * heads.kv * plan.parts).with_shared(bytes as usize);
+        let launch = if narrow { kernel::attention_bwd_d64_sm90 } else { kernel::attention_bwd_d128_sm90 };
+        launch(
+            cuda,
+            grid,
+            dqkv,
+            &mut dq,
+            &mut dkv,
+            &mut turns,
+            &qkv,
+            &dout,
+            lse,
+            delta,
+            bounds_of,
+            sequences,
+            tokens,
+            q,
+            kv,
+            parts,
+            own_tiles,
+            ordered,
+            scale,
+        )?;
+    }
+    let all = tiles(bounds, t);
+    // Of keys and values there is something to do only then.
+    let finished = if plan.parts > 1 || all > plan.tiles { heads.q + 2 * heads.kv } else { heads.q };
+    let launch = if narrow { kernel::attention_bwd_finish_d64_sm90 } else { kernel::attention_bwd_finish_d128_sm90 };
+    launch(cuda, Grid::xy(all, finished), dqkv, &dq, &dkv, bounds_of, sequences, tokens, q, kv, parts, own_tiles, scale)
 }
