@@ -382,8 +382,9 @@ impl<A: Real> Device for Meter<A> {
         self.book.backward(true);
         let scratch = self.scratch();
         let _delta = scratch.take::<f32>(scratch::attention_delta(t, heads.q));
-        let plan = scratch::AttentionBwd::new(size_of::<A>(), &bounds.host, heads);
-        let _sums = plan.map(|plan| (scratch.take::<f32>(plan.dq), scratch.take::<f32>(plan.dkv), scratch.take::<u32>(plan.turns)));
+        let plan = scratch::AttentionBwd::new(size_of::<A>(), &bounds.host, heads, scratch::MULTIPROCESSORS);
+        let _sums =
+            plan.map(|plan| (scratch.take::<f32>(plan.dq), scratch.take::<f32>(plan.dkv), scratch.take::<u32>(plan.turns)));
         let pairs = pairs(bounds);
         let bytes = (dqkv.bytes() + dout.bytes() + out.bytes() + lse.bytes() + qkv.bytes()) as u64;
         // Five products: the scores again, and the gradients at probabilities, values, queries and keys.

@@ -66,7 +66,8 @@ pub(super) fn attention_bwd<A: Act>(
     let [sequences, tokens, q, kv, dim] = [bounds.count(), t, heads.q, heads.kv, heads.dim].map(|x| x as i32);
     let rows = Grid::x((t * heads.q).div_ceil(kernel::ATTENTION_DELTA_ROWS as usize));
     kernel::attention_delta(cuda, rows, &mut delta, dout, out, tokens, q, dim)?;
-    if let Some(plan) = scratch::AttentionBwd::new(size_of::<A>(), &bounds.host, heads) {
+    let multiprocessors = cuda.driver.multiprocessors();
+    if let Some(plan) = scratch::AttentionBwd::new(size_of::<A>(), &bounds.host, heads, multiprocessors) {
         return bwd_of_warpgroups(cuda, dqkv, dout, lse, &delta, qkv, bounds, heads, t, &plan);
     }
 
@@ -119,25 +120,8 @@ fn bwd_of_warpgroups<A: Act>(
         let grid = Grid::x(plan.key_tiles * heads.kv * plan.parts).with_shared(bytes as usize);
         let launch = if narrow { kernel::attention_bwd_d64_sm90 } else { kernel::attention_bwd_d128_sm90 };
         launch(
-            cuda,
-            grid,
-            dqkv,
-            &mut dq,
-            &mut dkv,
-            &mut turns,
-            &qkv,
-            &dout,
-            lse,
-            delta,
-            bounds_of,
-            sequences,
-            tokens,
-            q,
-            kv,
-            parts,
-            own_tiles,
-            ordered,
-            scale,
+            cuda, grid, dqkv, &mut dq, &mut dkv, &mut turns, &qkv, &dout, lse, delta, bounds_of, sequences, tokens, q, kv, parts,
+            own_tiles, ordered, scale,
         )?;
     }
     let all = tiles(bounds, t);

@@ -53,8 +53,8 @@ pub(in crate::device) fn attention_delta(t: usize, q: usize) -> usize {
     t * q
 }
 
-/// Multiprocessors of a Hopper GPU. What is split by it sums in the same order on a card that has fewer.
-const MULTIPROCESSORS: usize = 132;
+/// Multiprocessors of the GPUs that are planned for.
+pub(in crate::device) const MULTIPROCESSORS: usize = 132;
 
 /// How kernels/attention_bwd_sm90.cu goes over packed sequences, and what it keeps meanwhile.
 pub(in crate::device) struct AttentionBwd {
@@ -74,7 +74,7 @@ pub(in crate::device) struct AttentionBwd {
 
 impl AttentionBwd {
     /// None: the kernels are not for activations of so many bytes and heads of that width.
-    pub fn new(act: usize, bounds: &[u32], heads: Heads) -> Option<AttentionBwd> {
+    pub fn new(act: usize, bounds: &[u32], heads: Heads, multiprocessors: usize) -> Option<AttentionBwd> {
         if act != 2 || heads.q == 0 || !matches!(heads.dim, 64 | 128) {
             return None;
         }
@@ -89,7 +89,7 @@ impl AttentionBwd {
         let steps: usize = heads.q * lengths().map(of_sequence).sum::<usize>();
         // The longest block may take what each multiprocessor gets where all get the same.
         let group = heads.q / heads.kv;
-        let fits = |parts: &usize| group.is_multiple_of(*parts) && group / parts * longest * MULTIPROCESSORS <= steps;
+        let fits = |parts: &usize| group.is_multiple_of(*parts) && group / parts * longest * multiprocessors <= steps;
         let parts = (1..group).find(fits).unwrap_or(group);
         let dkv = if parts > 1 { parts * 2 * heads.kv * tiles * rows * heads.dim } else { 0 };
         Some(AttentionBwd {
