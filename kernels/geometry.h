@@ -96,6 +96,13 @@
 #define ATTENTION_FWD_SM90_ENTRY 3
 #define ATTENTION_FWD_SM90_ORDER_WARPS 8
 #define ATTENTION_FWD_SM90_ORDER_THREADS ATTENTION_FWD_SM90_ORDER_WARPS * 32
+// ---- attention_bwd_sm90.cu: stages of queries and dout; dynamic shared memory is keys and values, the stages, dS twice, dQ, lse and delta of
+// each stage ----
+#define ATTENTION_BWD_SM90_THREADS 384
+#define ATTENTION_BWD_SM90_KEYS 128
+#define ATTENTION_BWD_SM90_STAGES 3
+#define ATTENTION_BWD_SM90_D64_BYTES 2 * 16384 + ATTENTION_BWD_SM90_STAGES * 16384 + 2 * 16384 + 16384 + ATTENTION_BWD_SM90_STAGES * 512 + 128
+#define ATTENTION_BWD_SM90_D128_BYTES 4 * 16384 + ATTENTION_BWD_SM90_STAGES * 32768 + 2 * 16384 + 32768 + ATTENTION_BWD_SM90_STAGES * 512 + 128
 
 // ---- decode.cu: query heads that share one reading of the cache; keys that make a split worth a block ----
 #define DECODE_THREADS 128

@@ -92,6 +92,12 @@ inline void bulk_commit() { simulator_copy_commit(simulator_thread); }
 template <int PENDING> inline void bulk_wait() { simulator_copy_wait(simulator_thread, PENDING, 0); }
 template <int PENDING> inline void bulk_wait_read() { simulator_copy_wait(simulator_thread, PENDING, 1); }
 
+// ---- blocks in turn ----
+inline void turn_wait(const unsigned* turn, unsigned value, SIMULATOR_HERE) {
+    if (*turn < value) simulator_overtaken(simulator_thread, *turn, value, file, line);
+}
+inline void turn_give(unsigned* turn, unsigned value) { *turn = value; }
+
 // ---- the rest ----
 template <int REGISTERS> inline void registers_more() { static_assert(REGISTERS >= 24 && REGISTERS <= 256 && REGISTERS % 8 == 0); }
 template <int REGISTERS> inline void registers_fewer() { static_assert(REGISTERS >= 24 && REGISTERS <= 256 && REGISTERS % 8 == 0); }
@@ -232,6 +238,26 @@ __device__ inline void bulk_commit() { asm volatile("cp.async.bulk.commit_group;
 template <int PENDING> __device__ inline void bulk_wait() { asm volatile("cp.async.bulk.wait_group %0;" ::"n"(PENDING) : "memory"); }
 template <int PENDING> __device__ inline void bulk_wait_read() {
     asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(PENDING) : "memory");
+}
+
+// ---- blocks in turn ----
+// A number in device memory that goes up, by which blocks take turns at what they copy to or add to by themselves: until it is at least
+// `value`; and its new value, after bulk_wait<0>() by the thread that started the copies. A block may wait only for blocks that have begun
+// for certain: those that drew a lower number by atomicAdd, not those with a lower blockIdx.
+__device__ inline void turn_wait(const unsigned* turn, unsigned value) {
+    unsigned seen;
+    for (;;) {
+        asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(seen) : "l"(__cvta_generic_to_global(turn)) : "memory");
+        if (seen >= value) {
+            break;
+        }
+        __nanosleep(64);
+    }
+    asm volatile("fence.proxy.async.global;" ::: "memory");
+}
+__device__ inline void turn_give(unsigned* turn, unsigned value) {
+    asm volatile("fence.proxy.async.global;\nst.release.gpu.global.u32 [%0], %1;" ::"l"(__cvta_generic_to_global(turn)), "r"(value)
+                 : "memory");
 }
 
 // ---- the rest ----

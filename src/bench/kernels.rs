@@ -400,26 +400,22 @@ fn linear<D: Device>(list: &mut List<D>, shape: Shape, t: usize) {
 
 /// Attention of packed sequences, forward and backward.
 fn attention<D: Device>(list: &mut List<D>, heads: Heads, batch: usize, seq: usize) {
-    type Names = (&'static str, &'static [&'static str], &'static str, &'static [&'static str]);
-    const NARROW: Names = (
-        "attention_fwd_64",
-        &["attention_fwd_d64"],
-        "attention_bwd_64",
-        &["attention_delta", "attention_bwd_dq_d64", "attention_bwd_dkv_d64"],
-    );
-    const WIDE: Names = (
-        "attention_fwd_128",
-        &["attention_fwd_d128"],
-        "attention_bwd_128",
-        &["attention_delta", "attention_bwd_dq_d128", "attention_bwd_dkv_d128"],
-    );
-    let (forward, forward_kernels, backward, backward_kernels) = if heads.dim == 64 { NARROW } else { WIDE };
+    type Names = (&'static str, &'static [&'static str], &'static str);
+    const NARROW: Names = ("attention_fwd_64", &["attention_fwd_d64"], "attention_bwd_64");
+    const WIDE: Names = ("attention_fwd_128", &["attention_fwd_d128"], "attention_bwd_128");
+    let (forward, forward_kernels, backward) = if heads.dim == 64 { NARROW } else { WIDE };
     let (act, acc) = sizes::<D>();
     // In bf16, heads of these widths have kernels of their own.
     let forward_kernels: &[&str] = match (act, heads.dim) {
         (2, 64) => &["attention_fwd_sm90_order", "attention_fwd_sm90_d64"],
         (2, 128) => &["attention_fwd_sm90_order", "attention_fwd_sm90_d128"],
         _ => forward_kernels,
+    };
+    let backward_kernels: &[&str] = match (act, heads.dim) {
+        (2, 64) => &["attention_delta", "attention_bwd_sm90_d64", "attention_bwd_sm90_finish_d64"],
+        (2, _) => &["attention_delta", "attention_bwd_sm90_d128", "attention_bwd_sm90_finish_d128"],
+        (_, 64) => &["attention_delta", "attention_bwd_dq_d64", "attention_bwd_dkv_d64"],
+        _ => &["attention_delta", "attention_bwd_dq_d128", "attention_bwd_dkv_d128"],
     };
     let t = batch * seq;
     // The lower triangle: q k^T and p v forward; backward q k^T again, and the gradients at p, q, k and v.

@@ -72,13 +72,22 @@ pub struct Cuda<A> {
     fault: Mutex<Buf<u32>>,
     /// Rotary frequencies `theta^(-2i/d)` by (d, theta's bits).
     frequencies: Mutex<HashMap<(usize, u64), Arc<Buf<f32>>>>,
+    relaxed: bool,
     act: PhantomData<A>,
 }
 
 impl<A: Act> Cuda<A> {
-    /// GPU `ordinal` of this machine. Errors: there is none ([`gpu::missing`] says why), or its memory is in use.
+    /// GPU `ordinal` of this machine, [relaxed](Cuda::relaxed) where `REPAIRITY_NONDETERMINISTIC=1` is in the environment. Errors:
+    /// there is none ([`gpu::missing`] says why), or its memory is in use.
     pub fn open(ordinal: usize) -> Result<Self> {
-        Self::with_driver(Arc::new(gpu::Gpu::open(ordinal, A::BUILD)?))
+        let relaxed = std::env::var("REPAIRITY_NONDETERMINISTIC").is_ok_and(|value| value == "1");
+        Ok(Self::with_driver(Arc::new(gpu::Gpu::open(ordinal, A::BUILD)?))?.relaxed(relaxed))
+    }
+
+    /// Whether operators may add in an order that chance decides where that is faster: results then differ from run to run, by the
+    /// roundings of f32 sums. Not so unless it is asked for.
+    pub fn relaxed(self, relaxed: bool) -> Self {
+        Cuda { relaxed, ..self }
     }
 
     /// A device that launches into `driver`.
@@ -94,6 +103,7 @@ impl<A: Act> Cuda<A> {
             recorder: None,
             fault: Mutex::new(fault),
             frequencies: Mutex::default(),
+            relaxed: false,
             act: PhantomData,
         })
     }

@@ -380,7 +380,11 @@ impl<A: Real> Device for Meter<A> {
     ) -> Result<()> {
         check::attention_bwd::<Self>(dqkv, dout, out, lse, qkv, bounds, heads, t)?;
         self.book.backward(true);
-        let _delta = self.scratch().take::<f32>(scratch::attention_delta(t, heads.q));
+        let scratch = self.scratch();
+        let _delta = scratch.take::<f32>(scratch::attention_delta(t, heads.q));
+        let plan = scratch::AttentionBwd::new(size_of::<A>(), &bounds.host, heads, scratch::MULTIPROCESSORS);
+        let _sums =
+            plan.map(|plan| (scratch.take::<f32>(plan.dq), scratch.take::<f32>(plan.dkv), scratch.take::<u32>(plan.turns)));
         self.record("attention_bwd", cost::attention_bwd(bounds, heads, t));
         Ok(())
     }

@@ -5,6 +5,7 @@ use std::ops::Range;
 use repairity::device::{Bounds, Device, Heads};
 
 use crate::plain::{assert_no_worse, dot, round, single};
+use crate::simulated::Simulated;
 use crate::*;
 
 /// Packed sequences, tokens of none after them, and inputs.
@@ -48,9 +49,12 @@ impl Case {
         }
         if backward {
             kernels.push("attention_delta");
-            kernels.extend(match narrow {
-                true => ["attention_bwd_dq_d64", "attention_bwd_dkv_d64"],
-                false => ["attention_bwd_dq_d128", "attention_bwd_dkv_d128"],
+            let in_sequences = self.tokens() > self.tail;
+            kernels.extend(match (sm90 && in_sequences, narrow) {
+                (true, true) => ["attention_bwd_sm90_d64", "attention_bwd_sm90_finish_d64"],
+                (true, false) => ["attention_bwd_sm90_d128", "attention_bwd_sm90_finish_d128"],
+                (false, true) => ["attention_bwd_dq_d64", "attention_bwd_dkv_d64"],
+                (false, false) => ["attention_bwd_dq_d128", "attention_bwd_dkv_d128"],
             });
         }
         kernels
@@ -235,4 +239,55 @@ fn nothing_comes_from_past_the_end<A: OnGpu>(place: Place) {
 }
 
 kernels!(tiles_of_128, large_scores_of_128, nothing_comes_from_past_the_end);
+/// Lengths on both sides of the borders of tiles of keys, more tiles of keys than one, a tile of tokens past the last bound, and five
+/// query heads a key-value head; with as many sequences as let one block take all five, and with so few that they are shared out.
+fn borders_of_keys<A: OnGpu>(place: Place) {
+    check::<A>(place, &Case::new::<A>(&[127, 128, 129, 0, 193, 130], 65, (5, 1, 64)));
+    check::<A>(place, &Case::new::<A>(&[257], 3, (5, 1, 64)));
+    check::<A>(place, &Case::new::<A>(&[129, 130, 1, 130], 0, (2, 1, 128)));
+    check::<A>(place, &Case::new::<A>(&[130], 0, (4, 2, 128)));
+}
+
+/// Large scores of wide heads.
+fn large_scores_of_wide_heads<A: OnGpu>(place: Place) {
+    let mut case = Case::new::<A>(&[130], 0, (2, 1, 128));
+    case.qkv.iter_mut().for_each(|x| *x *= 8.0);
+    check::<A>(place, &case);
+}
+
+/// The gradients of a sequence do not read its neighbours' rows, which copies of whole tiles bring along: NaN in them changes no bit.
+fn neighbours_of_a_sequence<A: OnGpu>(place: Place) {
+    for dim in [64, 128] {
+        let case = Case::new::<A>(&[70, 67, 1, 130], 5, (2, 1, dim));
+        let (own, width) = (70..137, case.heads.qkv_width());
+        let run = |case: &Case, device: &Cuda<A>| {
+            let dqkv = case.run(device).remove(2).1;
+            vec![("dqkv", dqkv[own.start * width..own.end * width].to_vec())]
+        };
+        let kernels = case.kernels::<A>([true, true]);
+        let Some(want) = bits::<A>(place, &kernels, |device| run(&case, device)) else { return };
+        let mut foreign = Case { lengths: case.lengths.clone(), qkv: case.qkv.clone(), dout: case.dout.clone(), ..case };
+        for t in (0..case.tokens()).filter(|t| !own.contains(t)) {
+            foreign.qkv[t * width..][..width].fill(f64::NAN);
+            foreign.dout[t * case.heads.q_width()..][..case.heads.q_width()].fill(f64::NAN);
+        }
+        let Some(got) = bits::<A>(place, &kernels, |device| run(&foreign, device)) else { return };
+        assert!(want[0].1.iter().all(|x| x.is_finite()), "heads of {dim}");
+        assert_eq!(got, want, "heads of {dim}");
+    }
+}
+
+/// Sums whose order is left to chance agree with the CPU's as the others do.
+fn relaxed<A: OnGpu>(place: Place) {
+    if place == Place::Gpu || !present(place) {
+        return;
+    }
+    let case = Case::new::<A>(&[300], 0, (2, 1, 64));
+    let device = Cuda::<A>::with_driver(Simulated::new::<A>(1)).unwrap().relaxed(true);
+    let (got, want) = (case.run(&device), case.run(&exact()));
+    assert_no_worse("dqkv", &got[2].1, &want[2].1, &case.plain(round::<A>)[2], unit::<A>());
+}
+
+kernels!(borders_of_keys, large_scores_of_wide_heads, neighbours_of_a_sequence, relaxed);
+
 kernels!(heads_of_64, heads_of_128, narrow_heads, many_sequences_and_none, large_scores);

@@ -27,7 +27,17 @@ const BEFORE: [&str; 10] = [
 ];
 
 /// Kernels that bf16 runs only at extents which are not measured.
-const OTHER_EXTENTS: [&str; 5] = ["attention_fwd_d64", "attention_fwd_d128", "logprob_fold", "logprob_finish", "logprob_dlogits"];
+const OTHER_EXTENTS: [&str; 9] = [
+    "attention_fwd_d64",
+    "attention_fwd_d128",
+    "attention_bwd_dq_d64",
+    "attention_bwd_dq_d128",
+    "attention_bwd_dkv_d64",
+    "attention_bwd_dkv_d128",
+    "logprob_fold",
+    "logprob_finish",
+    "logprob_dlogits",
+];
 
 fn benchmarks<A: OnGpu>(place: Place) {
     if !present(place) {

@@ -106,6 +106,30 @@ pub const PLANTS: &[Plant] = &[
         text: "        // The next tokens' numbers take these ones' place.\n        __syncthreads();\n",
         planted: "",
     },
+    // Blocks are taken to begin in the order of their numbers.
+    Plant {
+        name: "turns_by_block_number",
+        kernels: "attention_bwd_sm90.cu",
+        file: "attention_bwd_sm90.cu",
+        text: "lane_of_warp() == 0 ? atomicAdd(turns, 1u) : 0u;",
+        planted: "blockIdx.x;",
+    },
+    // dS of a step is written while the other warpgroup still multiplies by the one before.
+    Plant {
+        name: "one_tile_of_ds",
+        kernels: "attention_bwd_sm90.cu",
+        file: "attention_bwd_sm90.cu",
+        text: "const int ds_tile = L::DS + i % 2 * L::DS_TILE;",
+        planted: "const int ds_tile = L::DS;",
+    },
+    // A part of dQ is written while the one before is still added.
+    Plant {
+        name: "dq_before_it_is_taken",
+        kernels: "attention_bwd_sm90.cu",
+        file: "attention_bwd_sm90.cu",
+        text: "            bulk_wait_read<0>();\n        }\n        __syncwarp();",
+        planted: "        }\n        __syncwarp();",
+    },
     // One element more than there are.
     Plant {
         name: "element_too_far",

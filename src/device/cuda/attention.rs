@@ -1,7 +1,8 @@
-//! Launches of kernels/attention_fwd.cu, kernels/attention_fwd_sm90.cu and kernels/attention_bwd.cu.
+//! Launches of kernels/attention_fwd.cu and attention_bwd.cu, and of kernels/attention_fwd_sm90.cu and attention_bwd_sm90.cu, which take
+//! their place in bf16 for heads of 64 and 128 columns.
 
-use super::driver::{Grid, TensorMap, Tiled};
-use super::{Act, Buf, Cuda, check, kernel, scratch};
+use super::driver::{Grid, TensorMap};
+use super::{Act, Buf, Cuda, check, gemm, kernel, scratch};
 use crate::device::{Bounds, Device, Heads};
 use crate::error::{Error, Result};
 
@@ -30,17 +31,9 @@ fn tiles<A: Act>(bounds: &Bounds<Cuda<A>>, t: usize) -> usize {
     of_sequences + (t - bounds.total()).div_ceil(rows)
 }
 
-/// What copies boxes of ATTENTION_SM90_ROWS rows and 64 columns of a matrix `[rows, columns]` to shared memory, swizzled.
-fn boxes<A: Act>(cuda: &Cuda<A>, matrix: &Buf<A>, rows: usize, columns: usize) -> Result<TensorMap> {
-    let (base, row) = (matrix.address(), (columns * size_of::<A>()) as u64);
-    cuda.driver().tensor_map(&Tiled {
-        base,
-        wide: false,
-        extents: &[columns as u64, rows as u64],
-        strides: &[row],
-        tile: &[64, kernel::ATTENTION_SM90_ROWS],
-        swizzle: true,
-    })
+/// What copies boxes of `high` rows and 64 columns, one head's or half of it, of a matrix `[t, columns]`.
+fn boxes<A: Act>(cuda: &Cuda<A>, matrix: &Buf<A>, t: usize, columns: usize, high: u32) -> Result<TensorMap> {
+    gemm::boxes(&*cuda.driver, matrix.pointer, t, columns, columns, high)
 }
 
 pub(super) fn attention_fwd<A: Act>(
@@ -91,7 +84,7 @@ fn attention_fwd_sm90<A: Act>(
     let pairs = tiles * heads.q;
     let grid = Grid::x(pairs.min(cuda.driver().multiprocessors())).with_shared(shared as usize);
     let launch = if narrow { kernel::attention_fwd_sm90_d64 } else { kernel::attention_fwd_sm90_d128 };
-    let map = boxes(cuda, qkv, t, heads.qkv_width())?;
+    let map = boxes(cuda, qkv, t, heads.qkv_width(), kernel::ATTENTION_SM90_ROWS)?;
     launch(cuda, grid, out, lse, &map, &mut order, pairs as i32, tokens, q, kv, score_scale(heads))
 }
 
@@ -112,6 +105,10 @@ pub(super) fn attention_bwd<A: Act>(
     let [sequences, tokens, q, kv, dim] = [bounds.count(), t, heads.q, heads.kv, heads.dim].map(|x| x as i32);
     let rows = Grid::x((t * heads.q).div_ceil(kernel::ATTENTION_DELTA_ROWS as usize));
     kernel::attention_delta(cuda, rows, &mut delta, dout, out, tokens, q, dim)?;
+    let multiprocessors = cuda.driver.multiprocessors();
+    if let Some(plan) = scratch::AttentionBwd::new(size_of::<A>(), &bounds.host, heads, multiprocessors) {
+        return bwd_of_warpgroups(cuda, dqkv, dout, lse, &delta, qkv, bounds, heads, t, &plan);
+    }
 
     let narrow = heads.dim <= 64;
     let acts = if narrow { kernel::ATTENTION_BWD_D64_ACTS } else { kernel::ATTENTION_BWD_D128_ACTS };
@@ -122,4 +119,41 @@ pub(super) fn attention_bwd<A: Act>(
     let of_keys = if narrow { kernel::attention_bwd_dkv_d64 } else { kernel::attention_bwd_dkv_d128 };
     let grid = Grid::xy(tiles, heads.kv).with_shared(shared + kernel::ATTENTION_BWD_DKV_FLOATS as usize * size_of::<f32>());
     of_keys(cuda, grid, dqkv, dout, lse, &delta, qkv, &bounds.device, sequences, tokens, q, kv, dim, scale)
+}
+
+/// kernels/attention_bwd_sm90.cu, after delta.
+fn bwd_of_warpgroups<A: Act>(
+    cuda: &Cuda<A>,
+    dqkv: &mut Buf<A>,
+    dout: &Buf<A>,
+    lse: &Buf<f32>,
+    delta: &Buf<f32>,
+    qkv: &Buf<A>,
+    bounds: &Bounds<Cuda<A>>,
+    heads: Heads,
+    t: usize,
+    plan: &scratch::AttentionBwd,
+) -> Result<()> {
+    let (mut dq, mut dkv) = (cuda.empty(plan.dq)?, cuda.empty(plan.dkv)?);
+    let mut turns = cuda.zeros::<u32>(plan.turns)?;
+    let (narrow, scale) = (heads.dim == 64, score_scale(heads));
+    let [sequences, tokens, q, kv] = [bounds.count(), t, heads.q, heads.kv].map(|x| x as i32);
+    let [parts, own_tiles, ordered] = [plan.parts, plan.tiles, usize::from(!cuda.relaxed)].map(|x| x as i32);
+    let bounds_of = &bounds.device;
+    if plan.key_tiles > 0 {
+        let qkv = boxes(cuda, qkv, t, heads.qkv_width(), kernel::ATTENTION_ROWS)?;
+        let dout = boxes(cuda, dout, t, heads.q_width(), kernel::ATTENTION_ROWS)?;
+        let bytes = if narrow { kernel::ATTENTION_BWD_SM90_D64_BYTES } else { kernel::ATTENTION_BWD_SM90_D128_BYTES };
+        let grid = Grid::x(plan.key_tiles * heads.kv * plan.parts).with_shared(bytes as usize);
+        let launch = if narrow { kernel::attention_bwd_sm90_d64 } else { kernel::attention_bwd_sm90_d128 };
+        launch(
+            cuda, grid, dqkv, &mut dq, &mut dkv, &mut turns, &qkv, &dout, lse, delta, bounds_of, sequences, tokens, q, kv, parts,
+            own_tiles, ordered, scale,
+        )?;
+    }
+    let all = tiles(bounds, t);
+    // Of keys and values there is something to do only then.
+    let finished = if plan.parts > 1 || all > plan.tiles { heads.q + 2 * heads.kv } else { heads.q };
+    let launch = if narrow { kernel::attention_bwd_sm90_finish_d64 } else { kernel::attention_bwd_sm90_finish_d128 };
+    launch(cuda, Grid::xy(all, finished), dqkv, &dq, &dkv, bounds_of, sequences, tokens, q, kv, parts, own_tiles, scale)
 }

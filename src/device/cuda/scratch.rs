@@ -2,6 +2,7 @@
 //! because [`Meter`](crate::device::Meter) counts the same buffers without launching anything.
 
 use super::kernel;
+use crate::device::Heads;
 
 /// Elements of the buffer that kernels report bad ids to, kept as long as the device.
 pub(in crate::device) const FAULT: usize = 4;
@@ -56,7 +57,7 @@ pub(in crate::device) fn logprob_rows(t: usize) -> usize {
 const WAVE: usize = 256 << 20;
 
 /// Multiprocessors of the cards that waves are cut for: H100 and H200 (SXM). On another card they are as right and less even.
-const MULTIPROCESSORS: usize = 132;
+pub(in crate::device) const MULTIPROCESSORS: usize = 132;
 
 /// Tokens of a wave of `linear_logprob_bwd`, of which it holds the inputs and the gradients at all logits: the tiles of rows, as many as
 /// fit into [`WAVE`], with which both products take the fewest steps; of several such the fewest rows.
@@ -153,6 +154,53 @@ pub(in crate::device) fn db_parts(t: usize, lows: &[Low]) -> usize {
 pub(in crate::device) fn da_parts(t: usize, k: usize, lows: &[Low]) -> usize {
     let (across, passes) = x_blocks(k, lows);
     token_parts(t, across * passes).1 * k * lows.iter().map(|&(_, r)| r).sum::<usize>()
+}
+
+/// How kernels/attention_bwd_sm90.cu goes over packed sequences, and what it keeps meanwhile.
+pub(in crate::device) struct AttentionBwd {
+    /// Tiles of `ATTENTION_ROWS` queries of all sequences.
+    pub tiles: usize,
+    /// Tiles of `ATTENTION_BWD_SM90_KEYS` keys of all sequences.
+    pub key_tiles: usize,
+    /// Blocks that share the query heads of a key-value head, each with a part of the sums dK and dV.
+    pub parts: usize,
+    /// dQ, f32.
+    pub dq: usize,
+    /// dK and dV where there is more than one part, f32.
+    pub dkv: usize,
+    /// Whose turn it is to add to each half of a tile of dQ, and how many blocks have begun, u32.
+    pub turns: usize,
+}
+
+impl AttentionBwd {
+    /// None: the kernels are not for activations of so many bytes and heads of that width.
+    pub fn new(act: usize, bounds: &[u32], heads: Heads, multiprocessors: usize) -> Option<AttentionBwd> {
+        if act != 2 || heads.q == 0 || !matches!(heads.dim, 64 | 128) {
+            return None;
+        }
+        let (rows, keys) = (kernel::ATTENTION_ROWS as usize, kernel::ATTENTION_BWD_SM90_KEYS as usize);
+        let lengths = || bounds.windows(2).map(|pair| (pair[1] - pair[0]) as usize);
+        let tiles = lengths().map(|length| length.div_ceil(rows)).sum();
+        let longest = lengths().map(|length| length.div_ceil(rows)).max().unwrap_or(0);
+        // Pairs of a tile of queries and one of keys, over all query heads: what blocks share.
+        let of_sequence = |length: usize| -> usize {
+            (0..length.div_ceil(keys)).map(|tile| length.div_ceil(rows) - tile * (keys / rows)).sum()
+        };
+        let steps: usize = heads.q * lengths().map(of_sequence).sum::<usize>();
+        // The longest block may take what each multiprocessor gets where all get the same.
+        let group = heads.q / heads.kv;
+        let fits = |parts: &usize| group.is_multiple_of(*parts) && group / parts * longest * multiprocessors <= steps;
+        let parts = (1..group).find(fits).unwrap_or(group);
+        let dkv = if parts > 1 { parts * 2 * heads.kv * tiles * rows * heads.dim } else { 0 };
+        Some(AttentionBwd {
+            tiles,
+            key_tiles: lengths().map(|length| length.div_ceil(keys)).sum(),
+            parts,
+            dq: heads.q * tiles * rows * heads.dim,
+            dkv,
+            turns: 1 + 2 * heads.q * tiles,
+        })
+    }
 }
 
 /// The two sums of `moments`, f64.

@@ -78,6 +78,7 @@ void simulator_copy(SimulatorThread*, const SimulatorCopy*, const char* file, in
 void simulator_copy_commit(SimulatorThread*);
 void simulator_copy_wait(SimulatorThread*, unsigned pending, int read);
 void simulator_cluster(SimulatorThread*, int wait, const char* file, int line);
+void simulator_overtaken(SimulatorThread*, unsigned seen, unsigned value, const char* file, int line);
 void* simulator_shared_of(SimulatorThread*, void* own, unsigned rank, const char* file, int line);
 unsigned long long simulator_descriptor(SimulatorThread*, const void* p, unsigned lead, unsigned stride, unsigned swizzle, const char* file,
                                         int line);

@@ -66,6 +66,19 @@ unsafe extern "C" fn simulator_barrier(thread: *mut Thread, id: i32, count: i32,
     }
 }
 
+/// A block waits for another one that cannot come: in the simulator blocks run one after another, whatever their order.
+///
+/// # Safety
+/// Called by a kernel's thread, which is `thread`.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn simulator_overtaken(thread: *mut Thread, seen: u32, value: u32, file: *const c_char, line: i32) {
+    // SAFETY: as the caller promises.
+    unsafe {
+        let what = format!("waits for turn {value} at {seen}, which only a block that has not begun can give");
+        fail(thread, Place { file, line }, what)
+    }
+}
+
 /// A thread of the block has returned: a barrier of all that waited only for it is complete.
 ///
 /// # Safety

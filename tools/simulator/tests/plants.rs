@@ -54,9 +54,12 @@ fn notice(kernel: &'static str, grid: [u32; 3], dynamic: usize, make: &dyn Fn(&M
     Notice::Nothing
 }
 
-/// Numbers in [-1, 1) without order.
+/// Number `i` of some in [-1, 1) without order.
+fn number(i: usize) -> f32 {
+    (i.wrapping_mul(2_654_435_761) >> 8 & 0xFFFF) as f32 / 32_768.0 - 1.0
+}
+
 fn numbers(memory: &Memory, count: usize) -> *mut u8 {
-    let number = |i: usize| (i.wrapping_mul(2_654_435_761) >> 8 & 0xFFFF) as f32 / 32_768.0 - 1.0;
     upload(memory, &(0..count).map(number).collect::<Vec<_>>())
 }
 
@@ -219,6 +222,49 @@ fn a_missing_barrier_before_the_next_tokens() {
         (vec![Pointer(rows), Pointer(upload(memory, &gradients)), Int(t as i32)], vec![(rows, t + 1)])
     });
     assert!(matches!(notice, Notice::Orders | Notice::Fault(_)), "{notice:?}");
+}
+
+/// attention_bwd_sm90_d64 over one sequence of three tiles of keys, and a head.
+fn backward(memory: &Memory) -> Made {
+    let (t, dim, tiles) = (300, 64, 5);
+    let rows = |width: usize| upload(memory, &(0..t * width).map(|i| bf16(number(i))).collect::<Vec<_>>());
+    let map = |base, width: usize| {
+        let (extents, strides) = ([width as u64, t as u64], [2 * width as u64]);
+        let swizzle = Swizzle::B128;
+        let tile = [64, 64];
+        let tiled = Tiled { element: Element::Bf16, base, extents: &extents, strides: &strides, tile: &tile, swizzle };
+        Map(Box::new(TensorMap::new(&tiled).unwrap()))
+    };
+    let (qkv, dout) = (map(rows(3 * dim), 3 * dim), map(rows(dim), dim));
+    let (dqkv, dq) = (upload(memory, &vec![0u16; t * 3 * dim]), fresh::<f32>(memory, tiles * 64 * dim));
+    let turns = upload(memory, &vec![0u32; 1 + 2 * tiles]);
+    let (lse, delta) = (numbers(memory, t), numbers(memory, t));
+    let inputs = [Pointer(lse), Pointer(delta), Pointer(upload(memory, &[0u32, t as u32]))];
+    let extents = [1, t, 1, 1, 1, tiles, 1].map(|x| Int(x as i32));
+    let args = [Pointer(dqkv), Pointer(dq), Pointer(std::ptr::null_mut()), Pointer(turns), qkv, dout];
+    (args.into_iter().chain(inputs).chain(extents).chain([Float(0.125)]).collect(), vec![(dq, tiles * 64 * dim)])
+}
+
+/// Blocks of `backward`, and shared memory that is enough for them.
+const BACKWARD: ([u32; 3], usize) = ([3, 1, 1], 150 << 10);
+
+#[test]
+fn turns_by_block_number() {
+    let notice = caught("turns_by_block_number", "attention_bwd_sm90_d64", BACKWARD.0, BACKWARD.1, backward);
+    assert!(
+        matches!(&notice, Notice::Fault(what) if what.contains("which only a block that has not begun can give")),
+        "{notice:?}"
+    );
+}
+
+#[test]
+fn one_tile_of_ds() {
+    assert_eq!(caught("one_tile_of_ds", "attention_bwd_sm90_d64", BACKWARD.0, BACKWARD.1, backward), Notice::Orders);
+}
+
+#[test]
+fn dq_before_it_is_taken() {
+    assert_eq!(caught("dq_before_it_is_taken", "attention_bwd_sm90_d64", BACKWARD.0, BACKWARD.1, backward), Notice::Orders);
 }
 
 #[test]
