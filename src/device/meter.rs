@@ -11,7 +11,7 @@ use std::marker::PhantomData;
 use std::sync::Mutex;
 
 use super::cuda::scratch::{self, Low};
-use super::{AdamW, Bounds, Branch, Device, Dropout, Elem, Heads, Real, Sampling, check, extent};
+use super::{AdamW, Bounds, Branch, Device, Dropout, Elem, Heads, Real, Sampling, check, extent, narrow};
 use crate::error::Result;
 use ledger::Book;
 pub use ledger::{Buf, Class, Cost, Held, Work};
@@ -271,6 +271,8 @@ impl<A: Real> Device for Meter<A> {
             bytes += (branch.a.bytes() + branch.b.bytes()) as u64;
         }
         bytes += z.bytes() as u64;
+        let rides = z.len > 0 && scratch::rides(size_of::<A>(), tnk);
+        let _packed = rides.then(|| self.scratch().take::<A>(n * narrow(branches)));
         self.record("lora_linear_fwd", products, 0, bytes, if z.len > 0 { 3 } else { 1 });
         Ok(())
     }
@@ -284,7 +286,7 @@ impl<A: Real> Device for Meter<A> {
         x: &Buf<A>,
         w: &Buf<A>,
         branches: &[Branch<'_, Self>],
-        _: Option<Dropout>,
+        dropout: Option<Dropout>,
         tnk: (usize, usize, usize),
     ) -> Result<()> {
         check::lora_linear_bwd::<Self>(dx.as_ref().map(|(dx, _)| &**dx), dbranches, dout, z, x, w, branches, tnk)?;
@@ -309,16 +311,37 @@ impl<A: Real> Device for Meter<A> {
             }
             bytes += dbranches.iter().map(|gradient| 2 * gradient.bytes() as u64).sum::<u64>();
             launches += 2 + if trained { 2 } else { 0 } + u64::from(dx.is_some());
-            let scratch = self.scratch();
-            let _dz = scratch.take::<A>(z.len);
+            let (scratch, width) = (self.scratch(), narrow(branches));
+            let _dz = scratch.take::<A>(t * width);
             {
                 let _of_dz = scratch.take::<f32>(scratch::dz_parts(t, &lows));
                 let _of_db = trained.then(|| scratch.take::<f32>(scratch::db_parts(t, &lows)));
             }
-            let _of_da = trained.then(|| scratch.take::<f32>(scratch::da_parts(t, k, &lows)));
+            {
+                let _of_da = trained.then(|| scratch.take::<f32>(scratch::da_parts(t, k, &lows)));
+            }
+            let rides = dx.is_some() && dropout.is_none_or(|dropout| dropout.p == 0.0) && scratch::rides(size_of::<A>(), tnk);
+            let _packed = rides.then(|| scratch.take::<A>(width * k));
             bytes += z.bytes() as u64;
         }
         self.record("lora_linear_bwd", products, 0, bytes, launches);
+        Ok(())
+    }
+
+    fn lora_narrow(
+        &self,
+        z: &mut Buf<A>,
+        x: &Buf<A>,
+        branches: &[Branch<'_, Self>],
+        _: Option<Dropout>,
+        tk: (usize, usize),
+    ) -> Result<()> {
+        check::lora_narrow::<Self>(z, x, branches, tk)?;
+        if z.len > 0 {
+            let products = branches.iter().map(|branch| 2 * (tk.0 * branch.r * tk.1) as u64).sum();
+            let read: usize = branches.iter().map(|branch| branch.a.bytes()).sum();
+            self.record("lora_narrow", products, 0, (z.bytes() + x.bytes() + read) as u64, 1);
+        }
         Ok(())
     }
 
