@@ -411,6 +411,7 @@ pub trait Device: Sized + Send + Sync + 'static {
     /// `dx[t, k]` `=` or, with `accumulate`, `+=` `dout w + sum over branches of drop'(scale * dout b a)`. With
     /// `dbranches`, which holds `da, db` of each branch in turn: `db[n, r] += dout^T z`,
     /// `da[r, k] += scale * (dout b)^T drop(x)`. `dx` may be left out where nothing below is trained.
+    /// Without `dbranches` neither `z` nor `x` is read, and both may be empty.
     fn lora_linear_bwd(
         &self,
         dx: Option<(&mut Self::Buf<Self::Act>, bool)>,
@@ -422,6 +423,15 @@ pub trait Device: Sized + Send + Sync + 'static {
         branches: &[Branch<'_, Self>],
         dropout: Option<Dropout>,
         tnk: (usize, usize, usize),
+    ) -> Result<()>;
+    /// The `z` of [`Device::lora_linear_fwd`] alone, to its bits: what backward needs of a map whose output it does not.
+    fn lora_narrow(
+        &self,
+        z: &mut Self::Buf<Self::Act>,
+        x: &Self::Buf<Self::Act>,
+        branches: &[Branch<'_, Self>],
+        dropout: Option<Dropout>,
+        tk: (usize, usize),
     ) -> Result<()>;
     /// The gradient of a trained weight: `dw[n, k] += dout[t, n]^T x[t, k]`, and where asked for `dbias[n] += sum_t dout`.
     fn linear_dweight(

@@ -357,7 +357,10 @@ fn linear<D: Device>(list: &mut List<D>, shape: Shape, t: usize) {
             seen.buf(device, &out)
         })
     });
-    list.add("lora_linear_fwd", &["lora_down", "lora_up"], product + branch, moved, move |device, fill| {
+    // In bf16 the branches of a tile's tokens ride in the product; backward, only where nothing is dropped.
+    let rides = act == 2 && t >= 128;
+    let kernels: &[&str] = if rides { &["lora_down", "lora_pack_b", "linear_nt"] } else { &["lora_down", "lora_up"] };
+    list.add("lora_linear_fwd", kernels, product + branch, moved, move |device, fill| {
         let (mut out, x) = (device.empty(t * n)?, fill.normal(device, t * k, 1.0)?);
         let (w, bias) = (fill.normal(device, n * k, spread)?, fill.normal(device, n, 1.0)?);
         let weights = low_rank(device, fill, shape)?;
@@ -369,23 +372,27 @@ fn linear<D: Device>(list: &mut List<D>, shape: Shape, t: usize) {
             seen.buf(device, &z)
         })
     });
-    let kernels = &["lora_dz_db", "lora_join", "lora_da", "lora_join_da", "lora_dx"];
-    list.add("lora_linear_bwd", kernels, product + 2 * branch, moved, move |device, fill| {
-        let (x, w) = (fill.normal(device, t * k, 1.0)?, fill.normal(device, n * k, spread)?);
-        let weights = low_rank(device, fill, shape)?;
-        let z = fill.normal(device, t * narrow(&branches::<D>(shape.heads, &weights)), 1.0)?;
-        let (mut dx, dout) = (device.empty(t * k)?, fill.normal(device, t * n, 1.0)?);
-        let extents = weights.iter().flat_map(|(a, b)| [D::len(a), D::len(b)]);
-        let mut grads = extents.map(|len| device.zeros(len)).collect::<Result<Vec<_>>>()?;
-        Ok(move |device: &D, seen: &mut Seen| {
-            let branches = branches::<D>(shape.heads, &weights);
-            let mut dbranches: Vec<_> = grads.iter_mut().collect();
-            let dx_set = Some((&mut dx, false));
-            device.lora_linear_bwd(dx_set, &mut dbranches, &dout, &z, &x, &w, &branches, dropout, (t, n, k))?;
-            seen.buf(device, &dx)?;
-            grads.iter().try_for_each(|grad| seen.buf(device, grad))
-        })
-    });
+    let masked: &[&str] = &["lora_dz_db", "lora_join", "lora_da", "lora_join_da", "lora_dx"];
+    let riding: &[&str] = &["lora_dz_db", "lora_join", "lora_da", "lora_join_da", "lora_pack_a", "linear_nn"];
+    let undropped = if rides { riding } else { masked };
+    for (name, dropout, kernels) in [("lora_linear_bwd", dropout, masked), ("lora_linear_bwd_undropped", None, undropped)] {
+        list.add(name, kernels, product + 2 * branch, moved, move |device, fill| {
+            let (x, w) = (fill.normal(device, t * k, 1.0)?, fill.normal(device, n * k, spread)?);
+            let weights = low_rank(device, fill, shape)?;
+            let z = fill.normal(device, t * narrow(&branches::<D>(shape.heads, &weights)), 1.0)?;
+            let (mut dx, dout) = (device.empty(t * k)?, fill.normal(device, t * n, 1.0)?);
+            let extents = weights.iter().flat_map(|(a, b)| [D::len(a), D::len(b)]);
+            let mut grads = extents.map(|len| device.zeros(len)).collect::<Result<Vec<_>>>()?;
+            Ok(move |device: &D, seen: &mut Seen| {
+                let branches = branches::<D>(shape.heads, &weights);
+                let mut dbranches: Vec<_> = grads.iter_mut().collect();
+                let dx_set = Some((&mut dx, false));
+                device.lora_linear_bwd(dx_set, &mut dbranches, &dout, &z, &x, &w, &branches, dropout, (t, n, k))?;
+                seen.buf(device, &dx)?;
+                grads.iter().try_for_each(|grad| seen.buf(device, grad))
+            })
+        });
+    }
     let moved = act * t * (n + k) + 2 * acc * n * k;
     list.add("linear_dweight", &["column_sum"], product, moved, move |device, fill| {
         let (mut dw, mut dbias) = (device.zeros(n * k)?, device.zeros(n)?);

@@ -93,24 +93,21 @@ pub(super) fn rmsnorm_bwd<D: Device>(
     Ok(t)
 }
 
-fn lora_linear<D: Device>(
-    op: &str,
-    z: &Acts<D>,
-    x: &Acts<D>,
-    w: &Acts<D>,
-    branches: &[Branch<'_, D>],
-    (t, n, k): (usize, usize, usize),
-) -> Result<()> {
-    act::<D>(&format!("{op}: x"), x, t * k)?;
-    act::<D>(&format!("{op}: w"), w, n * k)?;
+fn lora_branches<D: Device>(op: &str, branches: &[Branch<'_, D>], k: usize) -> Result<()> {
     if branches.len() > BRANCHES {
         return Err(Error::Extent { what: format!("{op}: branches"), want: BRANCHES, got: branches.len() });
     }
-    act::<D>(&format!("{op}: z"), z, t * narrow(branches))?;
-    let mut free = 0;
     for (i, branch) in branches.iter().enumerate() {
         act::<D>(&format!("{op}: branches[{i}].a"), branch.a, branch.r * k)?;
         act::<D>(&format!("{op}: branches[{i}].b"), branch.b, branch.n * branch.r)?;
+    }
+    Ok(())
+}
+
+/// That branches' columns ascend, do not overlap and are among `n`.
+fn lora_columns<D: Device>(op: &str, branches: &[Branch<'_, D>], n: usize) -> Result<()> {
+    let mut free = 0;
+    for (i, branch) in branches.iter().enumerate() {
         let (first, end) = (branch.column, branch.column + branch.n);
         if first < free || end > n {
             let (want, got) = if first < free { (free, first) } else { (n, end) };
@@ -119,6 +116,12 @@ fn lora_linear<D: Device>(
         free = end;
     }
     Ok(())
+}
+
+pub(super) fn lora_narrow<D: Device>(z: &Acts<D>, x: &Acts<D>, branches: &[Branch<'_, D>], (t, k): (usize, usize)) -> Result<()> {
+    lora_branches("lora_narrow", branches, k)?;
+    act::<D>("lora_narrow: x", x, t * k)?;
+    act::<D>("lora_narrow: z", z, t * narrow(branches))
 }
 
 pub(super) fn lora_linear_fwd<D: Device>(
@@ -130,9 +133,14 @@ pub(super) fn lora_linear_fwd<D: Device>(
     branches: &[Branch<'_, D>],
     tnk: (usize, usize, usize),
 ) -> Result<()> {
-    lora_linear("lora_linear_fwd", z, x, w, branches, tnk)?;
-    act::<D>("lora_linear_fwd: out", out, tnk.0 * tnk.1)?;
-    bias.map_or(Ok(()), |bias| act::<D>("lora_linear_fwd: bias", bias, tnk.1))
+    let (t, n, k) = tnk;
+    act::<D>("lora_linear_fwd: x", x, t * k)?;
+    act::<D>("lora_linear_fwd: w", w, n * k)?;
+    lora_branches("lora_linear_fwd", branches, k)?;
+    lora_columns("lora_linear_fwd", branches, n)?;
+    act::<D>("lora_linear_fwd: z", z, t * narrow(branches))?;
+    act::<D>("lora_linear_fwd: out", out, t * n)?;
+    bias.map_or(Ok(()), |bias| act::<D>("lora_linear_fwd: bias", bias, n))
 }
 
 pub(super) fn lora_linear_bwd<D: Device>(
@@ -145,8 +153,13 @@ pub(super) fn lora_linear_bwd<D: Device>(
     branches: &[Branch<'_, D>],
     tnk: (usize, usize, usize),
 ) -> Result<()> {
-    lora_linear("lora_linear_bwd", z, x, w, branches, tnk)?;
     let (t, n, k) = tnk;
+    let read = |buf: &Acts<D>| !dbranches.is_empty() || D::len::<D::Act>(buf) > 0;
+    act::<D>("lora_linear_bwd: x", x, if read(x) { t * k } else { 0 })?;
+    act::<D>("lora_linear_bwd: z", z, if read(z) { t * narrow(branches) } else { 0 })?;
+    act::<D>("lora_linear_bwd: w", w, n * k)?;
+    lora_branches("lora_linear_bwd", branches, k)?;
+    lora_columns("lora_linear_bwd", branches, n)?;
     act::<D>("lora_linear_bwd: dout", dout, t * n)?;
     if !dbranches.is_empty() {
         if dbranches.len() != 2 * branches.len() {

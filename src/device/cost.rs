@@ -128,6 +128,11 @@ pub(super) fn lora_linear_fwd<D: Device>(bias: bool, branches: &[Branch<'_, D>],
     cost(products, 0, bytes + acts::<D>(z), if z > 0 { 3 } else { 1 })
 }
 
+pub(super) fn lora_narrow<D: Device>(branches: &[Branch<'_, D>], (t, k): (usize, usize)) -> Cost {
+    let ranks: usize = branches.iter().map(|branch| branch.r).sum();
+    cost(product(t, ranks, k), 0, acts::<D>(t * k + ranks * k + t * narrow(branches)), 1)
+}
+
 /// `dx` says whether the gradient at the input is asked for, and whether it is added to what is there; `trained` whether those of the
 /// branches are.
 pub(super) fn lora_linear_bwd<D: Device>(

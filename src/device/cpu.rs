@@ -230,6 +230,18 @@ impl<F: Float> Device for Cpu<F> {
         linear::lora_linear_bwd(dx, dbranches, dout, z, x, w, branches, dropout, tnk)
     }
 
+    fn lora_narrow(
+        &self,
+        z: &mut Buf<F>,
+        x: &Buf<F>,
+        branches: &[Branch<'_, Self>],
+        dropout: Option<Dropout>,
+        tk: (usize, usize),
+    ) -> Result<()> {
+        let _span = self.span("lora_narrow", || cost::lora_narrow(branches, tk));
+        linear::lora_narrow(z, x, branches, dropout, tk)
+    }
+
     fn linear_dweight(
         &self,
         dw: &mut Buf<F>,

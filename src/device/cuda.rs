@@ -417,6 +417,18 @@ impl<A: Act> Device for Cuda<A> {
         linear::lora_linear_bwd(self, dx, dbranches, dout, z, x, w, branches, dropout, tnk)
     }
 
+    fn lora_narrow(
+        &self,
+        z: &mut Buf<A>,
+        x: &Buf<A>,
+        branches: &[Branch<'_, Self>],
+        dropout: Option<Dropout>,
+        tk: (usize, usize),
+    ) -> Result<()> {
+        let _span = self.span("lora_narrow", || cost::lora_narrow(branches, tk));
+        linear::lora_narrow(self, z, x, branches, dropout, tk)
+    }
+
     fn linear_dweight(
         &self,
         dw: &mut Buf<f32>,

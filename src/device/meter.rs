@@ -11,7 +11,7 @@ use std::sync::Mutex;
 
 pub use super::cost::Cost;
 use super::cuda::scratch::{self, Low};
-use super::{AdamW, Bounds, Branch, Cursor, Device, Dropout, Elem, Heads, Real, Sampling, check, cost, extent};
+use super::{AdamW, Bounds, Branch, Cursor, Device, Dropout, Elem, Heads, Real, Sampling, check, cost, extent, narrow};
 use crate::error::Result;
 use ledger::Book;
 pub use ledger::{Buf, Class, Held, Work};
@@ -295,6 +295,8 @@ impl<A: Real> Device for Meter<A> {
         tnk: (usize, usize, usize),
     ) -> Result<()> {
         check::lora_linear_fwd::<Self>(out, z, x, w, bias, branches, tnk)?;
+        let rides = z.len > 0 && scratch::rides(size_of::<A>(), tnk);
+        let _packed = rides.then(|| self.scratch().take::<A>(tnk.1 * narrow(branches)));
         self.record("lora_linear_fwd", cost::lora_linear_fwd(bias.is_some(), branches, tnk));
         Ok(())
     }
@@ -308,7 +310,7 @@ impl<A: Real> Device for Meter<A> {
         x: &Buf<A>,
         w: &Buf<A>,
         branches: &[Branch<'_, Self>],
-        _: Option<Dropout>,
+        dropout: Option<Dropout>,
         tnk: (usize, usize, usize),
     ) -> Result<()> {
         check::lora_linear_bwd::<Self>(dx.as_ref().map(|(dx, _)| &**dx), dbranches, dout, z, x, w, branches, tnk)?;
@@ -317,16 +319,35 @@ impl<A: Real> Device for Meter<A> {
         let trained = !dbranches.is_empty();
         let lows: Vec<Low> = branches.iter().map(|branch| (branch.n, branch.r)).collect();
         if t * scratch::dout_blocks(&lows) > 0 && (trained || dx.is_some()) {
-            let scratch = self.scratch();
-            let _dz = scratch.take::<A>(z.len);
+            let (scratch, width) = (self.scratch(), narrow(branches));
+            let _dz = scratch.take::<A>(t * width);
             {
                 let _of_dz = scratch.take::<f32>(scratch::dz_parts(t, &lows));
                 let _of_db = trained.then(|| scratch.take::<f32>(scratch::db_parts(t, &lows)));
             }
-            let _of_da = trained.then(|| scratch.take::<f32>(scratch::da_parts(t, k, &lows)));
+            {
+                let _of_da = trained.then(|| scratch.take::<f32>(scratch::da_parts(t, k, &lows)));
+            }
+            let rides = dx.is_some() && dropout.is_none_or(|dropout| dropout.p == 0.0) && scratch::rides(size_of::<A>(), tnk);
+            let _packed = rides.then(|| scratch.take::<A>(width * k));
         }
         let dx = dx.map(|(_, accumulate)| accumulate);
         self.record("lora_linear_bwd", cost::lora_linear_bwd(dx, trained, branches, tnk));
+        Ok(())
+    }
+
+    fn lora_narrow(
+        &self,
+        z: &mut Buf<A>,
+        x: &Buf<A>,
+        branches: &[Branch<'_, Self>],
+        _: Option<Dropout>,
+        tk: (usize, usize),
+    ) -> Result<()> {
+        check::lora_narrow::<Self>(z, x, branches, tk)?;
+        if z.len > 0 {
+            self.record("lora_narrow", cost::lora_narrow(branches, tk));
+        }
         Ok(())
     }
 

@@ -90,7 +90,7 @@ struct AttentionSaved<D: Device> {
     z_o: D::Buf<D::Act>,
 }
 
-/// From the second norm to down.
+/// From the second norm to down. `act` is down's input, if that is needed.
 struct MlpSaved<D: Device> {
     rstd: D::Buf<D::Acc>,
     h: D::Buf<D::Act>,
@@ -131,6 +131,25 @@ struct Linear<'a, D: Device> {
 }
 
 impl<D: Device> Linear<'_, D> {
+    /// Whether something of it is trained, which is what its input and `z` are kept for.
+    fn learns(&self) -> bool {
+        let slot = self.w.slot.or(self.bias.and_then(|bias| bias.slot));
+        slot.is_some() || !lora::slots(self.side, self.targets).is_empty()
+    }
+
+    /// The buffer if it is needed, else an empty one in its place.
+    fn keep(&self, device: &D, buf: D::Buf<D::Act>) -> Result<D::Buf<D::Act>> {
+        if self.learns() { Ok(buf) } else { device.empty(0) }
+    }
+
+    /// What of [`Linear::forward`] backward needs, without its output.
+    fn narrow(&self, device: &D, x: &D::Buf<D::Act>, t: usize) -> Result<D::Buf<D::Act>> {
+        let branches = lora::branches(self.side, self.targets);
+        let mut z = device.empty(t * narrow(&branches))?;
+        device.lora_narrow(&mut z, x, &branches, self.dropout, (t, self.k))?;
+        Ok(z)
+    }
+
     fn forward(&self, device: &D, x: &D::Buf<D::Act>, t: usize) -> Result<(D::Buf<D::Act>, D::Buf<D::Act>)> {
         let branches = lora::branches(self.side, self.targets);
         let mut z = device.empty(t * narrow(&branches))?;
@@ -293,6 +312,7 @@ impl<D: Device> Block<D> {
             }
         }
         let (delta, z_o) = o.forward(device, &out, t)?;
+        let h = qkv.keep(device, h)?;
         Ok((AttentionSaved { rstd, h, z_qkv, qkv: packed, out, lse, z_o }, x, delta))
     }
 
@@ -306,13 +326,52 @@ impl<D: Device> Block<D> {
         config: &Config,
         t: usize,
     ) -> Result<(MlpSaved<D>, Arc<D::Buf<D::Act>>, D::Buf<D::Act>)> {
+        let (saved, x) = self.expand(device, residual, gate_up, config, t)?;
+        let act = self.activate(device, &saved.gate_up, config, t)?;
+        let (delta, z_down) = down.forward(device, &act, t)?;
+        Ok((MlpSaved { act: down.keep(device, act)?, z_down, ..saved }, x, delta))
+    }
+
+    /// What [`Block::mlp`] saved, once more, and the residual stream that entered. The product of down is not in it.
+    fn mlp_again(
+        &self,
+        device: &D,
+        residual: Residual<D>,
+        gate_up: &Linear<'_, D>,
+        down: &Linear<'_, D>,
+        config: &Config,
+        t: usize,
+    ) -> Result<(MlpSaved<D>, Arc<D::Buf<D::Act>>)> {
+        let (saved, x) = self.expand(device, residual, gate_up, config, t)?;
+        if !down.learns() {
+            return Ok((saved, x));
+        }
+        let act = self.activate(device, &saved.gate_up, config, t)?;
+        let z_down = down.narrow(device, &act, t)?;
+        Ok((MlpSaved { act, z_down, ..saved }, x))
+    }
+
+    /// From the second norm to gate and up: what is saved of it, what is down's being empty, and the residual stream that entered.
+    fn expand(
+        &self,
+        device: &D,
+        residual: Residual<D>,
+        gate_up: &Linear<'_, D>,
+        config: &Config,
+        t: usize,
+    ) -> Result<(MlpSaved<D>, Arc<D::Buf<D::Act>>)> {
         let (mut h, mut rstd) = (device.empty(t * config.hidden)?, device.empty(t)?);
         let x = residual.normalise(device, &mut h, &mut rstd, &self.mlp_norm, config)?;
         let (both, z_gate_up) = gate_up.forward(device, &h, t)?;
+        let (act, z_down) = (device.empty(0)?, device.empty(0)?);
+        Ok((MlpSaved { rstd, h: gate_up.keep(device, h)?, z_gate_up, gate_up: both, act, z_down }, x))
+    }
+
+    /// `SiLU(gate) * up`, which is down's input.
+    fn activate(&self, device: &D, gate_up: &D::Buf<D::Act>, config: &Config, t: usize) -> Result<D::Buf<D::Act>> {
         let mut act = device.empty(t * config.intermediate)?;
-        device.swiglu_fwd(&mut act, &both, config.intermediate)?;
-        let (delta, z_down) = down.forward(device, &act, t)?;
-        Ok((MlpSaved { rstd, h, z_gate_up, gate_up: both, act, z_down }, x, delta))
+        device.swiglu_fwd(&mut act, gate_up, config.intermediate)?;
+        Ok(act)
     }
 
     /// `dresidual[t, c]` enters as the gradient at the block's output and leaves as that at its input. With `below` false nothing
@@ -336,14 +395,14 @@ impl<D: Device> Block<D> {
             (Some((attention, x2)), Some(mlp)) => (attention, x2, mlp),
             (Some((attention, x2)), None) => {
                 let residual = Residual { x: x2.clone(), delta: None };
-                let (mlp, ..) = self.mlp(device, residual, &gate_up, &down, config, t)?;
+                let (mlp, _) = self.mlp_again(device, residual, &gate_up, &down, config, t)?;
                 (attention, x2, mlp)
             }
             (None, _) => {
                 let residual = Residual { x: saved.x.clone(), delta: None };
                 let attend = Attend::Packed { bounds: &batch.bounds };
                 let (attention, x, delta) = self.attention(device, residual, &qkv, &o, &batch.positions, attend, config, t)?;
-                let (mlp, x2, _) = self.mlp(device, Residual { x, delta: Some(delta) }, &gate_up, &down, config, t)?;
+                let (mlp, x2) = self.mlp_again(device, Residual { x, delta: Some(delta) }, &gate_up, &down, config, t)?;
                 (attention, x2, mlp)
             }
         };

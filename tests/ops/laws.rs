@@ -175,8 +175,7 @@ fn everything() -> Vec<Vec<f32>> {
     let mut results = Vec::new();
     let map = Linear::new((300, 96, 130), &[(0, 64, 4, 2.0), (64, 32, 3, 1.0)], true, Some(Dropout { p: 0.1, key: 3 }));
     let (out, z) = map.forward(&d);
-    results.extend(z.iter().map(|z| z.to_vec()));
-    results.push(out.to_vec());
+    results.extend([z.to_vec(), out.to_vec()]);
     let zeros: Vec<_> = map.ab.iter().map(|x| vec![0.0; x.len()]).collect();
     let g = normal(300 * 96, 7);
     let (dx, dab) = map.backward(&d, &g, None, &zeros);

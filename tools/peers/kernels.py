@@ -158,7 +158,7 @@ def linear_fwd(e):
     return lambda: F.linear(x, w, bias)
 
 
-def lora(e, trained):
+def lora(e, trained, p=0.05):
     """q, k and v as PEFT computes them: a product each, and a low-rank branch each with a dropout of its own."""
     x = e.act_of(e.t, e.c).requires_grad_(trained)
     maps = []
@@ -168,7 +168,7 @@ def lora(e, trained):
         maps.append((w, bias, a.requires_grad_(trained), b.requires_grad_(trained)))
 
     def forward():
-        return [F.linear(x, w, bias) + F.linear(F.linear(F.dropout(x, 0.05), a), b) * 4.0 for w, bias, a, b in maps]
+        return [F.linear(x, w, bias) + F.linear(F.linear(F.dropout(x, p), a), b) * 4.0 for w, bias, a, b in maps]
 
     return forward, [x, *(weight for _, _, a, b in maps for weight in (a, b))]
 
@@ -177,9 +177,12 @@ def lora_linear_fwd(e):
     return lora(e, False)[0]
 
 
-def lora_linear_bwd(e):
-    forward, inputs = lora(e, True)
-    return backward(forward(), inputs, [e.act_of(e.t, n) for n in widths(e)])
+def lora_linear_bwd(p):
+    def make(e):
+        forward, inputs = lora(e, True, p)
+        return backward(forward(), inputs, [e.act_of(e.t, n) for n in widths(e)])
+
+    return make
 
 
 def linear_dweight(e):
@@ -424,7 +427,8 @@ OPERATORS = {
     "swiglu_bwd": swiglu_bwd,
     "linear_fwd": linear_fwd,
     "lora_linear_fwd": lora_linear_fwd,
-    "lora_linear_bwd": lora_linear_bwd,
+    "lora_linear_bwd": lora_linear_bwd(0.05),
+    "lora_linear_bwd_undropped": lora_linear_bwd(0.0),
     "linear_dweight": linear_dweight,
     "attention_fwd_64": attention(64, "fwd"),
     "attention_bwd_64": attention(64, "bwd"),

@@ -1,6 +1,7 @@
-//! Launches of kernels/lora.cu around cuBLASLt's products.
+//! Launches of kernels/lora.cu around products, which in bf16 take the branches along.
 
 use super::driver::{Factor, Grid, Matmul, Pointer};
+use super::gemm::{Tail, gemm};
 use super::kernel::LoraMap;
 use super::scratch::{self, Low};
 use super::{Act, Buf, Cuda, check, kernel};
@@ -64,7 +65,7 @@ pub(super) fn lora_linear_fwd<A: Act>(
     (t, n, k): (usize, usize, usize),
 ) -> Result<()> {
     check::lora_linear_fwd::<Cuda<A>>(out, z, x, w, bias, branches, (t, n, k))?;
-    cuda.matmul(Matmul {
+    let product = Matmul {
         m: t,
         n,
         k,
@@ -75,14 +76,37 @@ pub(super) fn lora_linear_fwd<A: Act>(
         bias: bias.map(|bias| bias.pointer),
         scale: 1.0,
         accumulate: false,
-    })?;
+    };
     if z.len == 0 {
-        return Ok(());
+        return cuda.matmul(product);
     }
     let map = map_of(branches, &[], dropout);
-    kernel::lora_down(cuda, Grid::x(t.div_ceil(kernel::LORA_ROWS as usize)), z, x, &map, t as i32, k as i32)?;
-    let widest = branches.iter().map(|branch| branch.n).max().unwrap_or(0);
-    kernel::lora_up(cuda, tiles(t, widest, branches.len()), out, z, &map, t as i32, n as i32)
+    down(cuda, z, x, &map, (t, k))?;
+    if !scratch::rides(size_of::<A>(), (t, n, k)) {
+        cuda.matmul(product)?;
+        let widest = branches.iter().map(|branch| branch.n).max().unwrap_or(0);
+        return kernel::lora_up(cuda, tiles(t, widest, branches.len()), out, z, &map, t as i32, n as i32);
+    }
+    let width = narrow(branches);
+    let mut b = cuda.empty::<A>(n * width)?;
+    kernel::lora_pack_b(cuda, threads(n * width, 1), &mut b, &map, n as i32)?;
+    gemm(cuda, &product, Some(Tail { z: z.pointer, z_stride: width, b: b.pointer, b_stride: width, r: width }))
+}
+
+fn down<A: Act>(cuda: &Cuda<A>, z: &mut Buf<A>, x: &Buf<A>, map: &LoraMap, (t, k): (usize, usize)) -> Result<()> {
+    kernel::lora_down(cuda, Grid::x(t.div_ceil(kernel::LORA_ROWS as usize)), z, x, map, t as i32, k as i32)
+}
+
+pub(super) fn lora_narrow<A: Act>(
+    cuda: &Cuda<A>,
+    z: &mut Buf<A>,
+    x: &Buf<A>,
+    branches: &[Branch<'_, Cuda<A>>],
+    dropout: Option<Dropout>,
+    (t, k): (usize, usize),
+) -> Result<()> {
+    check::lora_narrow::<Cuda<A>>(z, x, branches, (t, k))?;
+    if z.len == 0 { Ok(()) } else { down(cuda, z, x, &map_of(branches, &[], dropout), (t, k)) }
 }
 
 pub(super) fn lora_linear_bwd<A: Act>(
@@ -99,30 +123,29 @@ pub(super) fn lora_linear_bwd<A: Act>(
 ) -> Result<()> {
     let dx_of = dx.as_ref().map(|(dx, _)| &**dx);
     check::lora_linear_bwd::<Cuda<A>>(dx_of, dbranches, dout, z, x, w, branches, (t, n, k))?;
-    if let Some((dx, accumulate)) = &mut dx {
-        cuda.matmul(Matmul {
-            m: t,
-            n: k,
-            k: n,
-            a: stored(dout.pointer, n),
-            b: stored(w.pointer, k),
-            out: dx.pointer,
-            wide: false,
-            bias: None,
-            scale: 1.0,
-            accumulate: *accumulate,
-        })?;
-    }
+    let product = dx.as_ref().map(|(dx, accumulate)| Matmul {
+        m: t,
+        n: k,
+        k: n,
+        a: stored(dout.pointer, n),
+        b: stored(w.pointer, k),
+        out: dx.pointer,
+        wide: false,
+        bias: None,
+        scale: 1.0,
+        accumulate: *accumulate,
+    });
     let lows = lows(branches);
     let blocks = scratch::dout_blocks(&lows);
-    if t * blocks == 0 || (dx.is_none() && dbranches.is_empty()) {
-        return Ok(());
+    if t * blocks == 0 || (product.is_none() && dbranches.is_empty()) {
+        return product.map_or(Ok(()), |product| cuda.matmul(product));
     }
     let map = map_of(branches, dbranches, dropout);
     let [tokens, columns, inputs] = [t, n, k].map(|x| x as i32);
     let trained = !dbranches.is_empty();
 
-    let mut dz = cuda.empty::<A>(z.len)?;
+    let width = narrow(branches);
+    let mut dz = cuda.empty::<A>(t * width)?;
     {
         let (part, parts) = scratch::token_parts(t, blocks);
         let mut dz_parts = cuda.empty::<f32>(scratch::dz_parts(t, &lows))?;
@@ -130,7 +153,7 @@ pub(super) fn lora_linear_bwd<A: Act>(
         let grid = Grid::xy(blocks, parts);
         kernel::lora_dz_db(cuda, grid, &mut dz_parts, &mut db_parts, dout, z, &map, tokens, columns, part as i32)?;
         let of_db = lows.iter().map(|&(n, r)| n * r).filter(|_| trained);
-        let grid = threads(of_db.fold(z.len, usize::max), if trained { 1 + branches.len() } else { 1 });
+        let grid = threads(of_db.fold(t * width, usize::max), if trained { 1 + branches.len() } else { 1 });
         kernel::lora_join(cuda, grid, &mut dz, &dz_parts, &db_parts, &map, tokens, parts as i32)?;
     }
     if trained {
@@ -141,10 +164,15 @@ pub(super) fn lora_linear_bwd<A: Act>(
         let longest = lows.iter().map(|&(_, r)| r * k).max().unwrap_or(0);
         kernel::lora_join_da(cuda, threads(longest, branches.len()), &da_parts, &map, inputs, parts as i32)?;
     }
-    match &mut dx {
-        Some((dx, _)) => kernel::lora_dx(cuda, tiles(t, k, 1), *dx, &dz, &map, tokens, inputs),
-        None => Ok(()),
+    let (Some(product), Some((dx, _))) = (product, &mut dx) else { return Ok(()) };
+    // A mask is of dz a alone: then the sum is no product.
+    if map.dropped != 0 || !scratch::rides(size_of::<A>(), (t, n, k)) {
+        cuda.matmul(product)?;
+        return kernel::lora_dx(cuda, tiles(t, k, 1), *dx, &dz, &map, tokens, inputs);
     }
+    let mut a = cuda.empty::<A>(width * k)?;
+    kernel::lora_pack_a(cuda, threads(width * k, 1), &mut a, &map, inputs)?;
+    gemm(cuda, &product, Some(Tail { z: dz.pointer, z_stride: width, b: a.pointer, b_stride: k, r: width }))
 }
 
 pub(super) fn linear_dweight<A: Act>(

@@ -108,6 +108,14 @@ pub(in crate::device) fn attention_delta(t: usize, q: usize) -> usize {
     t * q
 }
 
+/// Tokens from which on a tile of the product that takes branches along is worth its size; fewer are the library's and the small kernels'.
+const RIDES: usize = 128;
+
+/// Whether the branches of a map ride in its product, in the build of activations of so many bytes: bf16, in whole 16-byte pieces.
+pub(in crate::device) fn rides(act_bytes: usize, (t, n, k): (usize, usize, usize)) -> bool {
+    act_bytes == 2 && t >= RIDES && n * k > 0 && n.is_multiple_of(8) && k.is_multiple_of(8)
+}
+
 /// Columns and rank of a branch.
 pub(in crate::device) type Low = (usize, usize);
 
