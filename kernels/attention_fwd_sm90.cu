@@ -377,7 +377,7 @@ __device__ __forceinline__ void attend(act* out, float* lse, const CUtensorMap* 
 // ends, and the tile's number in it. A warp takes a sequence, a lane a tile, whose place is the number of tiles before it: by number in
 // the sequence, downwards, then by sequence. The tokens past the last bound get out = 0, lse = 0, a block each.
 //
-// Grid: x = the most of ceil(sequences / ATTENTION_FWD_SM90_ORDER_WARPS), t - bounds[sequences] and 1.
+// Grid: x = the most of ceil(sequences / ATTENTION_FWD_SM90_ORDER_WARPS), t - bounds[sequences] and 1. No dynamic shared memory.
 extern "C" __global__ void __launch_bounds__(ATTENTION_FWD_SM90_ORDER_THREADS)
 attention_fwd_sm90_order(unsigned* work, act* out, float* lse, const unsigned* bounds, int sequences, int t, int q, int dim) {
     if (blockIdx.x == 0 && threadIdx.x == 0) {
