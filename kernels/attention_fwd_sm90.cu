@@ -377,7 +377,7 @@ __device__ __forceinline__ void attend(act* out, float* lse, const CUtensorMap* 
 // ends, and the tile's number in it. A warp takes a sequence, a lane a tile, whose place is the number of tiles before it: by number in
 // the sequence, downwards, then by sequence. The tokens past the last bound get out = 0, lse = 0, a block each.
 //
-// Grid: x = the most of ceil(sequences / ATTENTION_FWD_SM90_ORDER_WARPS), t - bounds[sequences] and 1.
+// Grid: x = the most of ceil(sequences / ATTENTION_FWD_SM90_ORDER_WARPS), t - bounds[sequences] and 1. No dynamic shared memory.
 extern "C" __global__ void __launch_bounds__(ATTENTION_FWD_SM90_ORDER_THREADS)
 attention_fwd_sm90_order(unsigned* work, act* out, float* lse, const unsigned* bounds, int sequences, int t, int q, int dim) {
     if (blockIdx.x == 0 && threadIdx.x == 0) {
@@ -416,13 +416,15 @@ attention_fwd_sm90_order(unsigned* work, act* out, float* lse, const unsigned* b
 }
 
 // `work` is attention_fwd_sm90_order's, `pairs` the tiles in it times q; qkv's boxes are ATTENTION_SM90_ROWS rows of 64 columns with the
-// 128-byte swizzle. Grid: x = as many blocks as run at once, at most `pairs`. Dynamic shared memory: ATTENTION_FWD_SM90_D64_BYTES.
+// 128-byte swizzle.
+//
+// Grid: x = as many blocks as run at once, at most `pairs`. Dynamic shared memory: ATTENTION_FWD_SM90_D64_BYTES. dim = 64.
 extern "C" __global__ void __launch_bounds__(ATTENTION_FWD_SM90_THREADS, 1)
 attention_fwd_sm90_d64(act* out, float* lse, const __grid_constant__ CUtensorMap qkv, unsigned* work, int pairs, int t, int q, int kv, float scale) {
     attend<64>(out, lse, &qkv, work, pairs, t, q, kv, scale);
 }
 
-// As attention_fwd_sm90_d64. Dynamic shared memory: ATTENTION_FWD_SM90_D128_BYTES.
+// Grid: as attention_fwd_sm90_d64. Dynamic shared memory: ATTENTION_FWD_SM90_D128_BYTES. dim = 128.
 extern "C" __global__ void __launch_bounds__(ATTENTION_FWD_SM90_THREADS, 1)
 attention_fwd_sm90_d128(act* out, float* lse, const __grid_constant__ CUtensorMap qkv, unsigned* work, int pairs, int t, int q, int kv, float scale) {
     attend<128>(out, lse, &qkv, work, pairs, t, q, kv, scale);
