@@ -205,14 +205,30 @@ def rope(e):
     return call
 
 
-def cache_write(e):
+def rope_cached(e):
     k, v = (e.act_of(e.batch, e.seq, e.kv * e.dim) for _ in range(2))
-    new = e.act_of(e.t, 2 * e.kv * e.dim)
+    value = e.act_of(e.t, e.kv * e.dim)
     positions = torch.arange(e.seq, device=e.device).repeat(e.batch)
     slots = torch.arange(e.t, device=e.device) // e.seq
+    turn = rope(e)
 
     def call():
-        k[slots, positions], v[slots, positions] = new.chunk(2, dim=-1)
+        turned = turn()
+        k[slots, positions], v[slots, positions] = turned[:, e.q :].flatten(1), value
+        return turned
+
+    return call
+
+
+def advance(e):
+    last, positions, counts, ids = (torch.zeros(e.b, dtype=torch.long, device=e.device) for _ in range(4))
+    slots = torch.arange(e.b, device=e.device)
+
+    def call():
+        last[slots] = ids
+        positions.add_(1)
+        counts.add_(1)
+        return torch.rand(e.b, device=e.device)
 
     return call
 
@@ -379,9 +395,10 @@ OPERATORS = {
     "attention_fwd_128": attention(128, "fwd"),
     "attention_bwd_128": attention(128, "bwd"),
     "rope": rope,
-    "cache_write": cache_write,
+    "rope_cached": rope_cached,
     "attention_decode": attention_decode,
     "logits": logits,
+    "advance": advance,
     "sample": sample,
     "sample_top_k_top_p": sample_cut,
     "linear_logprob_fwd": linear_logprob_fwd,
