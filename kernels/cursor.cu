@@ -1,7 +1,8 @@
-// Where the sequences of a batch stand, moved one token further on the device, so that the host need not know a token to launch the
-// next step.
+// Where the sequences of a batch stand, moved one token further on the device, so that the host need not know a token to launch
+// the next step.
 //
-//   last[slots[i]] = ids[i];  positions[i], lengths[i], counts[i] += 1;  draws[i] = unit(philox([counts[i], 0, 0, 0], keys[i])[0])
+//   last[slots[i]] = ids[i];  positions[i], lengths[i], counts[i] += 1
+//   draws[i] = unit(philox([counts[i], 0, 0, 0], keys[i])[0])
 //
 // A thread takes a row. What a row draws is a function of its own key and count: who shares the batch does not matter.
 #include "philox.cuh"

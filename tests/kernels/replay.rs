@@ -85,8 +85,8 @@ fn what_a_body_must_not_do<A: OnGpu>(place: Place) {
             d.replay(&mut graphs, 1, body).unwrap();
             d.replay(&mut graphs, 1, body).unwrap_err().to_string()
         };
-        let upload = second(&mut || d.upload(&[1u32]).map(drop));
-        assert!(upload.starts_with("an upload: not inside of what is recorded"), "{upload}");
+        let uploads = second(&mut || d.upload(&[1u32]).map(drop));
+        assert!(uploads.starts_with("an upload: not inside of what is recorded"), "{uploads}");
         let write = second(&mut || d.write(&mut x, &[A::of(0.0); 8]));
         assert!(write.starts_with("an upload: not inside of what is recorded"), "{write}");
         let download = second(&mut || d.download(&x).map(drop));
@@ -103,8 +103,9 @@ fn what_a_body_must_not_do<A: OnGpu>(place: Place) {
             d.zeros::<A>(1000 * size).map(drop)
         });
         assert!(grows.starts_with("what is recorded: "), "{grows}");
-        d.clear(&mut x).unwrap();
-        assert_eq!(host::<_, A>(d, &x), [0.0; 8]);
+        let (ones, mut sum): (Buf<A>, Buf<A>) = (upload(d, &[1.0; 8]), upload(d, &[2.0; 8]));
+        d.add(&mut sum, &ones).unwrap();
+        assert_eq!(host::<_, A>(d, &sum), [3.0; 8]);
     });
 }
 

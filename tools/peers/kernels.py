@@ -239,6 +239,19 @@ def rope_cached(e):
     return call
 
 
+def advance(e):
+    last, positions, counts, ids = (torch.zeros(e.b, dtype=torch.long, device=e.device) for _ in range(4))
+    slots = torch.arange(e.b, device=e.device)
+
+    def call():
+        last[slots] = ids
+        positions.add_(1)
+        counts.add_(1)
+        return torch.rand(e.b, device=e.device)
+
+    return call
+
+
 def attention_decode(e, backend):
     query = e.act_of(e.b, e.q, 1, e.dim)
     key, value = (e.act_of(e.b, e.kv, e.seq, e.dim) for _ in range(2))
@@ -438,6 +451,7 @@ OPERATORS = {
     "rope_cached": rope_cached,
     "attention_decode": attention_decode,
     "logits": logits,
+    "advance": advance,
     "sample": sample,
     "sample_top_k_top_p": sample_cut,
     "linear_logprob_fwd": linear_logprob_fwd,

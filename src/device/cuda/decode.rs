@@ -30,6 +30,7 @@ pub(super) fn attention_decode<A: Act>(
         kernel::attention_decode(
             cuda,
             grid,
+            out,
             &mut partial,
             qkv,
             k,
@@ -47,5 +48,6 @@ pub(super) fn attention_decode<A: Act>(
             scale,
         )
     })?;
-    kernel::attention_decode_combine(cuda, Grid::x(batch * heads.q), out, &partial, b, q, dim, parts)
+    let grid = Grid::x(batch * heads.q);
+    kernel::attention_decode_combine(cuda, grid, out, &partial, slots, lengths, b, count, q, dim, capacity, parts)
 }
