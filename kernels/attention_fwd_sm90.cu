@@ -11,9 +11,10 @@
 // measured. The tensor cores have to be kept busy, and the rest is about what runs beside them.
 //
 // A tile is 128 rows of a head. A block takes 128 queries and goes through the keys and values 128 at a time, from the diagonal down to
-// the first: queries and keys of a sequence are cut at the same rows, so only the first of them is masked, before the loop. Three
-// warpgroups: one thread of the first brings tiles by TMA (24 registers a thread), the other two multiply 64 queries each (240). A
-// tile of keys is multiplied twice from one place, 64 KiB for 8.4 M operations. 192 queries would make that half again as good, but a
+// the first: queries and keys of a sequence are cut at the same rows, so only the first of them is masked, before the loop, and of that
+// one the upper 64 queries multiply only the half that they see, which saves a quarter of a tile. Three warpgroups: one thread of the
+// first brings tiles by TMA (24 registers a thread), the other two multiply 64 queries each (240). A tile is multiplied twice from one place,
+// 64 KiB of keys and values for 8.4 M operations. 192 queries would make that half again as good, but a
 // third warpgroup leaves 160 registers, and output, scores and probabilities alone are 64 + 64 + 32: the overlap within a warpgroup
 // would have to go. 256 queries by two do not fit in 256 registers.
 //
@@ -73,7 +74,7 @@ template <int D>
 __device__ __forceinline__ void produce(const Shared& shared, const CUtensorMap* qkv, unsigned* work, int pairs, int q, int kv) {
     Stages at;
     const auto load = [&](int column, int row) {
-        mbarrier_wait(&shared.empty[at.slot], at.parity ^ 1);
+        block_wait(&shared.empty[at.slot], at.parity ^ 1);
         mbarrier_arrive_expect(&shared.full[at.slot], TILE_BYTES<D>);
         for (int box = 0; box < D / BOX_COLUMNS; ++box) {
             tile_load(shared.ring + at.slot * TILE_BYTES<D> + box * BOX_BYTES, qkv, &shared.full[at.slot], column + box * BOX_COLUMNS, row);
@@ -89,7 +90,7 @@ __device__ __forceinline__ void produce(const Shared& shared, const CUtensorMap*
         const int keys = (q + next.head / (q / kv)) * D, values = keys + kv * D;
         const int diagonal = next.begin + next.tile * ATTENTION_SM90_ROWS;
         load(keys, diagonal);
-        mbarrier_wait(shared.queries_empty, parity);
+        block_wait(shared.queries_empty, parity);
         *shared.next = next;
         mbarrier_arrive_expect(shared.queries_full, TILE_BYTES<D>);
         for (int box = 0; box < D / BOX_COLUMNS; ++box) {
@@ -103,7 +104,7 @@ __device__ __forceinline__ void produce(const Shared& shared, const CUtensorMap*
         pair = following;
         parity ^= 1;
     }
-    mbarrier_wait(shared.queries_empty, parity);
+    block_wait(shared.queries_empty, parity);
     shared.next->tile = -1;
     mbarrier_arrive(shared.queries_full);
 }
@@ -191,7 +192,7 @@ __device__ __forceinline__ void consume(const Shared& shared, int group, act* ou
     }
     Stages at;
     for (unsigned parity = 0;; parity ^= 1) {
-        mbarrier_wait(shared.queries_full, parity);
+        block_wait(shared.queries_full, parity);
         const Pair pair = *shared.next;
         if (pair.tile < 0) {
             break;
@@ -201,7 +202,7 @@ __device__ __forceinline__ void consume(const Shared& shared, int group, act* ou
 
         float s[SCORES], o[D / 2];
         unsigned p[STEPS][4];
-        mbarrier_wait(&shared.full[at.slot], at.parity);
+        block_wait(&shared.full[at.slot], at.parity);
         // The first consumer multiplies with half of the tile on the diagonal. These scores have an array of their own: in a part of `s`
         // they leave the compiler short of registers, and then it has products wait for each other.
         if (group == 0) {
@@ -239,7 +240,7 @@ __device__ __forceinline__ void consume(const Shared& shared, int group, act* ou
             if (pair.tile > 0) {
                 values.advance();
             }
-            mbarrier_wait(&shared.full[values.slot], values.parity);
+            block_wait(&shared.full[values.slot], values.parity);
             for (int box = 0; box < D / BOX_COLUMNS; ++box) {
                 unsigned char* past = shared.ring + values.slot * TILE_BYTES<D> + box * BOX_BYTES + rows * 128;
                 for (int i = threadIdx.x % WARPGROUP; i < (ATTENTION_SM90_ROWS - rows) * 8; i += WARPGROUP) {
@@ -250,7 +251,7 @@ __device__ __forceinline__ void consume(const Shared& shared, int group, act* ou
             bar_sync(BARRIER_OWN + group, WARPGROUP);
         }
 
-        mbarrier_wait(&shared.full[at.slot], at.parity);
+        block_wait(&shared.full[at.slot], at.parity);
         // The next scores and the present output, of which VALUES keys are visible.
         const auto step = [&]<int VALUES>() {
             const int keys = at.slot;
@@ -258,7 +259,7 @@ __device__ __forceinline__ void consume(const Shared& shared, int group, act* ou
             bar_sync(BARRIER_TURN + group, CONSUMERS * WARPGROUP);
             wgmma_fence();
             issue_scores<D, ATTENTION_SM90_ROWS>(s, queries, ring_rows + of_stage(keys));
-            mbarrier_wait(&shared.full[at.slot], at.parity);
+            block_wait(&shared.full[at.slot], at.parity);
             wgmma_fence();
             issue_output<D, VALUES>(o, p, ring_columns + of_stage(at.slot));
             bar_arrive(BARRIER_TURN + 1 - group, CONSUMERS * WARPGROUP);
@@ -271,7 +272,7 @@ __device__ __forceinline__ void consume(const Shared& shared, int group, act* ou
             at.advance();
             // What comes next is needed only after this wait for the product. But the compiler moves the exponentials behind that one unless
             // there is a branch between the two, and they are to run under the product.
-            mbarrier_wait(&shared.full[at.slot], at.parity);
+            block_wait(&shared.full[at.slot], at.parity);
             wgmma_wait<0>();
             settle(o);
             warp_arrive(&shared.empty[values]);

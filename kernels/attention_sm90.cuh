@@ -54,6 +54,24 @@ struct Ring {
     }
 };
 
+// mbarrier_wait for what comes from the block itself and from its copies. Waiting for the cluster as well would empty the
+// multiprocessor's L1 cache each time.
+#ifdef SIMULATOR
+inline void block_wait(unsigned long long* bar, unsigned parity, SIMULATOR_HERE) { mbarrier_wait(bar, parity, file, line); }
+#else
+__device__ __forceinline__ void block_wait(unsigned long long* bar, unsigned parity) {
+    unsigned done;
+    do {
+        asm volatile(
+            "{\n.reg .pred complete;\nmbarrier.try_wait.parity.acquire.cta.shared::cta.b64 complete, [%1], %2;\n"
+            "selp.b32 %0, 1, 0, complete;\n}"
+            : "=r"(done)
+            : "r"(shared_address(bar)), "r"(parity)
+            : "memory");
+    } while (!done);
+}
+#endif
+
 // One arrival for the warp, after what all its lanes did before.
 __device__ __forceinline__ void warp_arrive(unsigned long long* bar) {
     if (lane_of_warp() == 0) {
