@@ -551,7 +551,8 @@ __device__ __forceinline__ void backward(act* dqkv, float* dq, float* dkv, unsig
     }
 }
 
-// dQ, and in more than one part dK and dV, from sums as registers held them to rows of dqkv; zeros past the last bound.
+// dQ, and in more than one part dK and dV, from sums as registers held them to rows of dqkv; zeros past the last bound. Columns c and
+// c + D / 2 of a row are one thread's.
 template <int D>
 __device__ __forceinline__ void finish(act* dqkv, const float* dq, const float* dkv, const unsigned* bounds, int sequences, int t, int q,
                                        int kv, int parts, int tiles, float scale) {
