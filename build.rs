@@ -48,11 +48,12 @@ fn run() -> Result<(), String> {
         for kernel in declarations::parse(&stem, &read(source)?)? {
             let index = table.lines().count();
             let builds: Vec<&str> = builds(&stem).map(|(tag, _)| tag).collect();
-            let (name, threads) = (&kernel.name, &kernel.threads);
-            line(
-                &mut table,
-                &format!("    Kernel {{ name: {name:?}, file: {stem:?}, threads: {threads}, builds: &{builds:?} }},"),
+            let bytes = kernel.params.iter().map(|param| bytes(&param.ty)).collect::<Vec<_>>();
+            let Kernel { name, threads, .. } = &kernel;
+            let row = format!(
+                "    Kernel {{ name: {name:?}, file: {stem:?}, threads: {threads}, builds: &{builds:?}, parameters: &{bytes:?} }},"
             );
+            line(&mut table, &row);
             line(&mut bindings, &launcher(&stem, &kernel, index)?);
         }
     }
@@ -147,6 +148,9 @@ fn argument(kernel: &str, param: &Param, index: usize) -> Result<Argument, Strin
                     value: format!("*{name}"),
                 });
             }
+            "const __grid_constant__ LoraMap" => {
+                return Ok(Argument { generics: String::new(), ty: "&LoraMap".into(), value: format!("*{name}") });
+            }
             other => return Err(format!("{kernel}: `{other}` has no Rust type")),
         };
         return Ok(scalar(ty));
@@ -169,6 +173,16 @@ fn argument(kernel: &str, param: &Param, index: usize) -> Result<Argument, Strin
     };
     let reference = if access == "Read" { "&" } else { "&mut " };
     Ok(Argument { generics, ty: format!("{reference}impl {access}<{element}>"), value: format!("{name}.pointer()") })
+}
+
+/// Bytes of a parameter of this type, which [`argument`] knows.
+fn bytes(ty: &str) -> usize {
+    match ty {
+        "int" | "unsigned" | "float" => 4,
+        "const __grid_constant__ CUtensorMap" => 128,
+        "const __grid_constant__ LoraMap" => 192,
+        _ => 8,
+    }
 }
 
 /// The launcher of one kernel: its parameters are the kernel's own, so that a swapped argument is a compile error.

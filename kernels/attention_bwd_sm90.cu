@@ -17,7 +17,7 @@
 //
 // A third warpgroup serves them: one warp has copies bring queries and dout three steps ahead, one reads lse and delta, two have copies
 // add each consumer's half of dQ to a sum in f32 in device memory. A tile of that sum lies as the accumulators' registers do, D / 8 rows
-// of 128 float4, so that it moves in whole lines; attention_bwd_finish turns it into rows of bf16.
+// of 128 float4, so that it moves in whole lines; attention_bwd_sm90_finish turns it into rows of bf16.
 //
 // Tensor cores need 2560 cycles for a step of 128 columns, at 4096 operations a cycle. Shared memory needs more: products of two
 // operands there read 128 bytes a cycle, all it has, and with tiles of 64 rows there is no reuse to save; with 368 KiB a step in all it
@@ -46,7 +46,7 @@
 // So the fixed order costs at most 3 %, and it is the default. Without it only the first addition, which sets the sum, is waited for.
 //
 // Where one block a key-value head and tile is too coarse, the longest longer than a multiprocessor's share of all, `parts` blocks take
-// the group's heads between them and leave f32 sums that attention_bwd_finish adds in order: at 2k tokens 0.86 in place of 0.51.
+// the group's heads between them and leave f32 sums that attention_bwd_sm90_finish adds in order: at 2k tokens 0.86 in place of 0.51.
 //
 // Rows of neighbours. A copied tile may reach past the sequence's end, into whatever is there, NaN included. Such rows of K, V, Q and dout
 // are set to zero before they are multiplied, their lse and delta are zero: P is then 1 and dS 0 for such queries, which adds 0 to dK and
@@ -593,25 +593,25 @@ __device__ __forceinline__ void finish(act* dqkv, const float* dq, const float* 
 // Grid: x = tiles of 128 keys of all sequences * kv * parts. Dynamic shared memory: ATTENTION_BWD_SM90_D64_BYTES. Heads of 64 columns. The
 // maps' boxes are 64 rows of 64 columns, swizzled, of qkv[t, (q + 2 kv) 64] and dout[t, q 64].
 extern "C" __global__ void __launch_bounds__(ATTENTION_BWD_SM90_THREADS, 1)
-attention_bwd_d64_sm90(act* dqkv, float* dq, float* dkv, unsigned* turns, const __grid_constant__ CUtensorMap qkv, const __grid_constant__ CUtensorMap dout, const float* lse, const float* delta, const unsigned* bounds, int sequences, int t, int q, int kv, int parts, int tiles, int ordered, float scale) {
+attention_bwd_sm90_d64(act* dqkv, float* dq, float* dkv, unsigned* turns, const __grid_constant__ CUtensorMap qkv, const __grid_constant__ CUtensorMap dout, const float* lse, const float* delta, const unsigned* bounds, int sequences, int t, int q, int kv, int parts, int tiles, int ordered, float scale) {
     backward<64>(dqkv, dq, dkv, turns, &qkv, &dout, lse, delta, bounds, sequences, t, q, kv, parts, tiles, ordered, scale);
 }
 
-// As attention_bwd_d64_sm90, for heads of 128 columns. Dynamic shared memory: ATTENTION_BWD_SM90_D128_BYTES.
+// As attention_bwd_sm90_d64, for heads of 128 columns. Dynamic shared memory: ATTENTION_BWD_SM90_D128_BYTES.
 extern "C" __global__ void __launch_bounds__(ATTENTION_BWD_SM90_THREADS, 1)
-attention_bwd_d128_sm90(act* dqkv, float* dq, float* dkv, unsigned* turns, const __grid_constant__ CUtensorMap qkv, const __grid_constant__ CUtensorMap dout, const float* lse, const float* delta, const unsigned* bounds, int sequences, int t, int q, int kv, int parts, int tiles, int ordered, float scale) {
+attention_bwd_sm90_d128(act* dqkv, float* dq, float* dkv, unsigned* turns, const __grid_constant__ CUtensorMap qkv, const __grid_constant__ CUtensorMap dout, const float* lse, const float* delta, const unsigned* bounds, int sequences, int t, int q, int kv, int parts, int tiles, int ordered, float scale) {
     backward<128>(dqkv, dq, dkv, turns, &qkv, &dout, lse, delta, bounds, sequences, t, q, kv, parts, tiles, ordered, scale);
 }
 
 // Grid: x = tiles of 64 rows of all sequences and of the tokens past the last bound, y = q, or q + 2 kv where there are such tokens or more
 // parts than one. No dynamic shared memory.
 extern "C" __global__ void __launch_bounds__(ATTENTION_THREADS)
-attention_bwd_finish_d64_sm90(act* dqkv, const float* dq, const float* dkv, const unsigned* bounds, int sequences, int t, int q, int kv, int parts, int tiles, float scale) {
+attention_bwd_sm90_finish_d64(act* dqkv, const float* dq, const float* dkv, const unsigned* bounds, int sequences, int t, int q, int kv, int parts, int tiles, float scale) {
     finish<64>(dqkv, dq, dkv, bounds, sequences, t, q, kv, parts, tiles, scale);
 }
 
-// As attention_bwd_finish_d64_sm90, for heads of 128 columns. No dynamic shared memory.
+// As attention_bwd_sm90_finish_d64, for heads of 128 columns. No dynamic shared memory.
 extern "C" __global__ void __launch_bounds__(ATTENTION_THREADS)
-attention_bwd_finish_d128_sm90(act* dqkv, const float* dq, const float* dkv, const unsigned* bounds, int sequences, int t, int q, int kv, int parts, int tiles, float scale) {
+attention_bwd_sm90_finish_d128(act* dqkv, const float* dq, const float* dkv, const unsigned* bounds, int sequences, int t, int q, int kv, int parts, int tiles, float scale) {
     finish<128>(dqkv, dq, dkv, bounds, sequences, t, q, kv, parts, tiles, scale);
 }

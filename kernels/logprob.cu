@@ -9,40 +9,8 @@
 //
 // A block takes a row: a tile is read once, 16 bytes a thread, each thread with statistics of its own that move to a new largest
 // when one comes; the block meets once, at the end. The work is that of reading the tile, which the product has just left in L2.
+#include "online.cuh"
 #include "tile.cuh"
-
-// What is known of a softmax.
-struct Online {
-    float top, sum, weighted;
-
-    // Counts from `largest` in place of `top`. Nothing counted yet is nothing then too, whatever `top`.
-    __device__ __forceinline__ void rebase(float largest) {
-        if (sum != 0.0f) {
-            const float shrink = expf(top - largest);
-            weighted = shrink * (weighted + (top - largest) * sum);
-            sum *= shrink;
-        }
-        top = largest;
-    }
-
-    template <int N>
-    __device__ __forceinline__ void add(const float (&l)[N]) {
-        float largest = l[0];
-#pragma unroll
-        for (int i = 1; i < N; ++i) {
-            largest = fmaxf(largest, l[i]);
-        }
-        if (largest > top) {
-            rebase(largest);
-        }
-#pragma unroll
-        for (int i = 0; i < N; ++i) {
-            const float e = expf(l[i] - top);
-            sum += e;
-            weighted = fmaf(e, l[i] - top, weighted);
-        }
-    }
-};
 
 // Grid: x = rows. No dynamic shared memory. Launches over one vocabulary go in order of `first`, the first of them with first = 0.
 // A target that is no token of the vocabulary (v) is reported, and its l[target] counts as 0.
@@ -70,13 +38,8 @@ logprob_fold(float* state, const float* logits, const unsigned* targets, unsigne
         float* saved = state + static_cast<size_t>(blockIdx.x) * 4;
         float of_target = 0.0f;
         if (first > 0) {
-            Online before = {saved[0], saved[1], saved[2]};
+            mine.join({saved[0], saved[1], saved[2]});
             of_target = saved[3];
-            const float largest = fmaxf(before.top, mine.top);
-            before.rebase(largest);
-            mine.rebase(largest);
-            mine.sum += before.sum;
-            mine.weighted += before.weighted;
         }
         const unsigned target = targets[blockIdx.x];
         if (target >= static_cast<unsigned>(v)) {
@@ -124,7 +87,7 @@ logprob_dlogits(act* dl, const float* logits, const float* dlogprob, const float
 #pragma unroll
             for (int e = 0; e < N; ++e) {
                 const float hit = static_cast<unsigned>(column + part + e) == target ? 1.0f : 0.0f;
-                out[part + e] = from_float<act>(d * (hit - expf(scale * l[e] - lse_of_row)));
+                out[part + e] = from_float<act>(d * (hit - decay(scale * l[e] - lse_of_row)));
             }
         }
         store_part(dl + at + column, out, width - column, whole);

@@ -28,19 +28,11 @@ __device__ __forceinline__ Words philox(unsigned c0, unsigned c1, unsigned c2, u
     return {{c0, c1, c2, c3}};
 }
 
-// A word as a number in [0, 1) with 24 bits, exact in float.
+// A word as a number in [0, 1), a multiple of 2^-24.
 __device__ __forceinline__ float unit(unsigned word) { return static_cast<float>(word >> 8) * (1.0f / 16777216.0f); }
 
-// The words that decide elements 4 * quad .. 4 * quad + 3 of the input of branch `stream`.
+// The words that decide elements 4 * quad .. 4 * quad + 3 of the input of branch `stream`. An element is dropped where (word >> 8) / 2^24
+// < p, which is word < ceil(p 2^24) 2^8: numbers of 24 bits, and p < 1, so that the right side is a word.
 __device__ __forceinline__ Words dropout_words(unsigned long long quad, unsigned long long key, unsigned stream) {
     return philox(static_cast<unsigned>(quad), 0u, stream, 0u, key);
-}
-
-// Whether element `e` of the input of branch `stream` is kept, where each is dropped with probability `p`.
-__device__ __forceinline__ bool dropout_keep(unsigned long long e, unsigned long long key, unsigned stream, float p) {
-    const Words words = dropout_words(e / 4, key, stream);
-    // Selected, not indexed: an array indexed at run time would live in local memory.
-    const unsigned low = e % 2 == 0 ? words.at[0] : words.at[1];
-    const unsigned high = e % 2 == 0 ? words.at[2] : words.at[3];
-    return unit(e % 4 < 2 ? low : high) >= p;
 }

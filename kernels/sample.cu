@@ -15,7 +15,8 @@
 //           through its own. It draws the token, and it settles ties: of equal logits the lower ids are the more likely.
 //
 // Sums are double. A pass adds what a pivot admits and 0 for the rest, in one fixed order; rounding is monotone, so more tokens
-// never measure less, and a bisection cannot contradict itself. A row that does not cut costs three passes.
+// never measure less, and a bisection cannot contradict itself. A row that is not cut costs two passes and a warp's stretch: the
+// sums that its log-prob needs are also those that are searched.
 #include "reduce.cuh"
 
 constexpr int WARPS = SAMPLE_THREADS / WARP;
@@ -131,15 +132,13 @@ __device__ __forceinline__ unsigned bisect(const Row& row, unsigned high, double
 }
 
 // The first id at which the running sum of measure(id, logit) in order of id passes `share` of the total plus `offset`;
-// `otherwise` where none does.
+// `otherwise` where none does. `own` is this thread's sum of it, in the order of Row::each.
 template <typename Measure>
-__device__ __forceinline__ int find(const Row& row, double share, double offset, int otherwise, Measure measure) {
+__device__ __forceinline__ int find_after(const Row& row, double own, double share, double offset, int otherwise, Measure measure) {
     SHARED(double, of_warps, WARPS);
     SHARED(int, found, 1);
     const int lane = threadIdx.x % WARP;
     const int warp = threadIdx.x / WARP;
-    double own = 0.0;
-    row.each([&](int id, float logit) { own += measure(id, logit); });
     own = warp_sum(own);
     if (lane == 0) {
         of_warps[warp] = own;
@@ -212,6 +211,14 @@ __device__ __forceinline__ int find(const Row& row, double share, double offset,
     return id;
 }
 
+// The same where nobody has summed yet.
+template <typename Measure>
+__device__ __forceinline__ int find(const Row& row, double share, double offset, int otherwise, Measure measure) {
+    double own = 0.0;
+    row.each([&](int id, float logit) { own += measure(id, logit); });
+    return find_after(row, own, share, offset, otherwise, measure);
+}
+
 // The `count` most likely tokens.
 __device__ __forceinline__ Cut cut_to_count(const Row& row, unsigned top, int count) {
     const auto one = [](int, float) { return 1.0; };
@@ -249,13 +256,15 @@ sample(
     row.each([&](int, float logit) { largest = logit > largest ? logit : largest; });
     const float top = block_max<SAMPLE_THREADS>(largest);
     const auto weight = [&](float logit) { return expf((logit - top) * cold); };
-    double sum = 0.0;
-    row.each([&](int, float logit) { sum += weight(logit); });
-    sum = block_sum<SAMPLE_THREADS>(sum);
+    double own = 0.0;
+    row.each([&](int, float logit) { own += weight(logit); });
+    const double sum = block_sum<SAMPLE_THREADS>(own);
 
     int id;
     if (greedy) {
         id = find(row, 0.0, 0.5, 0, [&](int, float logit) { return logit == top ? 1.0 : 0.0; });
+    } else if (top_k <= 0 && top_p >= 1.0f) {
+        id = find_after(row, own, draws[blockIdx.x], 0.0, 0, [&](int, float logit) { return static_cast<double>(weight(logit)); });
     } else {
         // Keys begin above 0, so this one leaves all.
         Cut cut = {0u, 0};

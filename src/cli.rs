@@ -7,6 +7,7 @@ mod doctor;
 mod generate;
 mod later;
 mod plan;
+mod profile;
 mod run;
 mod score;
 mod stage;
@@ -66,16 +67,16 @@ enum Command {
     Check(check::Args),
     /// Tells what a recipe needs of a machine: memory, and the least time, before anything runs
     Plan(plan::Args),
-    /// Measures training and decoding on this machine
+    /// Measures training, decoding, PPO and every operator on this machine
     Bench(bench::Args),
+    /// Tells where the time of a stage's steps goes, operator by operator and kernel by kernel
+    Profile(profile::Args),
     /// Tells what this machine has and lacks
     Doctor(doctor::Args),
     #[command(hide = true)]
     Repair(later::Args),
     #[command(hide = true)]
     Export(later::Args),
-    #[command(hide = true)]
-    Profile(later::Args),
 }
 
 /// A recipe, and what the command line changes in it.
@@ -120,7 +121,7 @@ impl Cli {
             Command::Repair(_) => Err(not_yet("repair")),
             Command::Export(_) => Err(not_yet("export")),
             Command::Plan(args) => args.run(),
-            Command::Profile(_) => Err(not_yet("profile")),
+            Command::Profile(args) => args.run(),
             Command::Doctor(args) => args.run(),
         }
     }

@@ -13,16 +13,20 @@
 //! Every operator checks its extents and returns [`Error::Extent`] naming operator and argument. Zero tokens are legal.
 
 mod check;
+pub mod cost;
 pub mod cpu;
 pub mod cuda;
 pub mod meter;
+pub mod record;
 
 use std::fmt::Debug;
 
 use crate::error::{Error, Result};
+use crate::rng::{philox, unit};
 pub use cpu::Cpu;
 pub use cuda::Cuda;
 pub use meter::Meter;
+use record::Recorder;
 
 /// What a buffer may hold.
 pub trait Elem: bytemuck::Pod + Default + PartialEq + Debug + Send + Sync {
@@ -66,7 +70,7 @@ real! {
 }
 
 /// Attention's extents.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 pub struct Heads {
     /// Query heads.
     pub q: usize,
@@ -151,6 +155,15 @@ pub struct Branch<'a, D: Device> {
     pub stream: u32,
 }
 
+/// Branches that a linear map can have: q, k and v.
+pub const BRANCHES: usize = 3;
+
+/// Columns of the `z` that the branches of a map share: their ranks side by side, and zeros up to a multiple of 8, so that a row
+/// consists of whole vectors.
+pub fn narrow<D: Device>(branches: &[Branch<'_, D>]) -> usize {
+    branches.iter().map(|branch| branch.r).sum::<usize>().next_multiple_of(8)
+}
+
 /// One step of AdamW (Loshchilov & Hutter 2019, as `torch.optim.AdamW` computes it).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AdamW {
@@ -181,6 +194,76 @@ pub struct Sampling {
     pub top_p: f32,
 }
 
+/// The slot of a row that belongs to no sequence: nothing of it is cached, and it attends to nothing. Such rows fill a batch up to a
+/// number of rows that steps are recorded for.
+pub const NO_SLOT: u32 = u32::MAX;
+
+/// Where a sequence that is being decoded stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Standing {
+    /// Its slot in the cache.
+    pub slot: u32,
+    /// The position of the token that is read next.
+    pub position: u32,
+    /// Tokens drawn for it so far.
+    pub count: u32,
+    /// The key of its random stream.
+    pub key: u64,
+}
+
+impl Standing {
+    /// A row of no sequence.
+    pub const NONE: Standing = Standing { slot: NO_SLOT, position: 0, count: 0, key: 0 };
+}
+
+/// The number in [0, 1) that chooses token number `count` of the sequence that draws from `key`'s stream.
+pub(crate) fn draw(key: u64, count: u32) -> f32 {
+    unit(philox([count, 0, 0, 0], key)[0])
+}
+
+/// Where each row of a batch being decoded stands, on the device: [`Standing`] by columns, and what follows from it.
+pub struct Cursor<D: Device> {
+    /// `slots[b]`.
+    pub slots: D::Buf<u32>,
+    /// `positions[b]`.
+    pub positions: D::Buf<u32>,
+    /// `lengths[b] = positions[b] + 1`: what a row attends to.
+    pub lengths: D::Buf<u32>,
+    /// `counts[b]`.
+    pub counts: D::Buf<u32>,
+    /// `keys[b, 2]`, the lower word first.
+    pub keys: D::Buf<u32>,
+    /// `draws[b] = unit(philox([counts[b], 0, 0, 0], keys[b])[0])`: what chooses the next token.
+    pub draws: D::Buf<f32>,
+}
+
+impl<D: Device> Cursor<D> {
+    /// For `b` rows, of no value yet.
+    pub fn empty(device: &D, b: usize) -> Result<Self> {
+        let ids = |len| device.empty(len);
+        let (slots, positions, lengths, counts, keys) = (ids(b)?, ids(b)?, ids(b)?, ids(b)?, ids(2 * b)?);
+        Ok(Cursor { slots, positions, lengths, counts, keys, draws: device.empty(b)? })
+    }
+
+    /// Moves the rows to where sequences stand; rows past the last one belong to no sequence.
+    pub fn set(&mut self, device: &D, standings: &[Standing]) -> Result<()> {
+        let rows = D::len(&self.slots);
+        if standings.len() > rows {
+            return Err(Error::Extent { what: "a cursor's rows".into(), want: standings.len(), got: rows });
+        }
+        let all = || standings.iter().copied().chain(std::iter::repeat(Standing::NONE)).take(rows);
+        let column = |f: fn(Standing) -> u32| all().map(f).collect::<Vec<u32>>();
+        let length = |row: Standing| if row.slot == NO_SLOT { 0 } else { row.position + 1 };
+        device.write(&mut self.slots, &column(|row| row.slot))?;
+        device.write(&mut self.positions, &column(|row| row.position))?;
+        device.write(&mut self.lengths, &column(length))?;
+        device.write(&mut self.counts, &column(|row| row.count))?;
+        let keys: Vec<u32> = all().flat_map(|row| [row.key as u32, (row.key >> 32) as u32]).collect();
+        device.write(&mut self.keys, &keys)?;
+        device.write(&mut self.draws, &all().map(|row| draw(row.key, row.count)).collect::<Vec<f32>>())
+    }
+}
+
 /// Columns of [`Device::ppo_clip`]'s statistics.
 pub const PPO_STATS: usize = 5;
 
@@ -195,9 +278,18 @@ pub trait Device: Sized + Send + Sync + 'static {
     type Buf<T: Elem>: Send + Sync;
     /// A tensor that waits in the host's memory: pinned memory for a GPU.
     type Host<T: Elem>: Send + Sync;
+    /// Copies of two buffers that are on their way to the host.
+    type Pending<T: Elem, U: Elem>: Send;
+    /// What [`Device::replay`] recorded. Every buffer that a body uses has to live as long as this does, or be dropped after it.
+    type Graphs: Default;
 
     /// What a log line calls it: `cpu (2 threads, f32)`.
     fn name(&self) -> String;
+
+    /// Who writes down where its time goes, if anybody does.
+    fn recorder(&self) -> Option<&Recorder> {
+        None
+    }
 
     // ---- memory ----
 
@@ -207,16 +299,18 @@ pub trait Device: Sized + Send + Sync + 'static {
     fn empty<T: Elem>(&self, len: usize) -> Result<Self::Buf<T>>;
     /// A copy of host memory.
     fn upload<T: Elem>(&self, host: &[T]) -> Result<Self::Buf<T>>;
+    /// `buf = host`. Does not wait: the copy takes its place among the operators.
+    fn write<T: Elem>(&self, buf: &mut Self::Buf<T>, host: &[T]) -> Result<()>;
     /// A copy in host memory; waits for the device.
     fn download<T: Elem>(&self, buf: &Self::Buf<T>) -> Result<Vec<T>>;
     /// Copies of several buffers, for one wait.
     fn download_many<T: Elem>(&self, bufs: &[&Self::Buf<T>]) -> Result<Vec<Vec<T>>> {
         bufs.iter().map(|buf| self.download(buf)).collect()
     }
-    /// Copies of two buffers of two types, for one wait.
-    fn download_both<T: Elem, U: Elem>(&self, a: &Self::Buf<T>, b: &Self::Buf<U>) -> Result<(Vec<T>, Vec<U>)> {
-        Ok((self.download(a)?, self.download(b)?))
-    }
+    /// Begins to copy two buffers to the host. Does not wait: the copies take their place among the operators.
+    fn begin_download<T: Elem, U: Elem>(&self, a: &Self::Buf<T>, b: &Self::Buf<U>) -> Result<Self::Pending<T, U>>;
+    /// Waits for the copies, and for nothing that was launched after them.
+    fn finish_download<T: Elem, U: Elem>(&self, pending: Self::Pending<T, U>) -> Result<(Vec<T>, Vec<U>)>;
     /// Elements of a buffer.
     fn len<T: Elem>(buf: &Self::Buf<T>) -> usize;
     /// `dst[dst_at..][..len] = src[src_at..][..len]`.
@@ -232,6 +326,18 @@ pub trait Device: Sized + Send + Sync + 'static {
     fn fetch<T: Elem>(&self, host: &Self::Host<T>) -> Result<Self::Buf<T>>;
     /// Bytes that live buffers hold now, and the most they ever held. What waits in the host's memory does not count.
     fn memory(&self) -> (usize, usize);
+
+    // ---- steps ----
+
+    /// Steps that are best launched before the results of the first of them are read: 0 where launching is computing.
+    fn ahead(&self) -> usize;
+    /// Whether [`Device::replay`] makes one launch of many, so that it pays to repeat the same step with the same buffers.
+    fn replays(&self) -> bool;
+    /// Runs `body`, or what was recorded of it under `key`: launches that are the same each time, with the same buffers. A device that
+    /// records runs the body plainly at the first call, records it at the second, and from then on repeats it without calling it; until
+    /// `graphs` is dropped the memory of the body's own buffers is kept for it. A body that is recorded must not upload, write, download
+    /// or wait, which is an error, and must not keep a buffer that it made.
+    fn replay(&self, graphs: &mut Self::Graphs, key: usize, body: &mut dyn FnMut() -> Result<()>) -> Result<()>;
 
     // ---- rows ----
 
@@ -288,12 +394,13 @@ pub trait Device: Sized + Send + Sync + 'static {
     ) -> Result<()>;
 
     /// `out[t, n] = x[t, k] w[n, k]^T + bias[n] + sum over branches of scale * drop(x) a^T b^T` at the branch's columns.
-    /// `z[i][t, r] = drop(x) a^T` of branch `i` is saved. Without branches this is a plain linear map.
+    /// Up to [`BRANCHES`] branches, whose columns ascend and do not overlap. `z[t, narrow]`, the branches' `scale * drop(x) a^T` side by
+    /// side and zeros after them ([`narrow`]), is saved. Without branches this is a plain linear map.
     /// LoRA: Hu et al. 2021, section 4.1; PEFT `lora/layer.py`, where each module drops its input by a mask of its own.
     fn lora_linear_fwd(
         &self,
         out: &mut Self::Buf<Self::Act>,
-        z: &mut [Self::Buf<Self::Act>],
+        z: &mut Self::Buf<Self::Act>,
         x: &Self::Buf<Self::Act>,
         w: &Self::Buf<Self::Act>,
         bias: Option<&Self::Buf<Self::Act>>,
@@ -302,19 +409,29 @@ pub trait Device: Sized + Send + Sync + 'static {
         tnk: (usize, usize, usize),
     ) -> Result<()>;
     /// `dx[t, k]` `=` or, with `accumulate`, `+=` `dout w + sum over branches of drop'(scale * dout b a)`. With
-    /// `dbranches`, which holds `da, db` of each branch in turn: `db[n, r] += scale * dout^T z`,
+    /// `dbranches`, which holds `da, db` of each branch in turn: `db[n, r] += dout^T z`,
     /// `da[r, k] += scale * (dout b)^T drop(x)`. `dx` may be left out where nothing below is trained.
+    /// Without `dbranches` neither `z` nor `x` is read, and both may be empty.
     fn lora_linear_bwd(
         &self,
         dx: Option<(&mut Self::Buf<Self::Act>, bool)>,
         dbranches: &mut [&mut Self::Buf<Self::Acc>],
         dout: &Self::Buf<Self::Act>,
-        z: &[Self::Buf<Self::Act>],
+        z: &Self::Buf<Self::Act>,
         x: &Self::Buf<Self::Act>,
         w: &Self::Buf<Self::Act>,
         branches: &[Branch<'_, Self>],
         dropout: Option<Dropout>,
         tnk: (usize, usize, usize),
+    ) -> Result<()>;
+    /// The `z` of [`Device::lora_linear_fwd`] alone, to its bits: what backward needs of a map whose output it does not.
+    fn lora_narrow(
+        &self,
+        z: &mut Self::Buf<Self::Act>,
+        x: &Self::Buf<Self::Act>,
+        branches: &[Branch<'_, Self>],
+        dropout: Option<Dropout>,
+        tk: (usize, usize),
     ) -> Result<()>;
     /// The gradient of a trained weight: `dw[n, k] += dout[t, n]^T x[t, k]`, and where asked for `dbias[n] += sum_t dout`.
     fn linear_dweight(
@@ -363,19 +480,21 @@ pub trait Device: Sized + Send + Sync + 'static {
         t: usize,
     ) -> Result<()>;
 
-    /// Copies the key and value heads of `qkv[t, ..]` into a cache `k, v[slots, capacity, kv d]`, at `slot[t]`, `positions[t]`.
-    fn cache_write(
+    /// [`Device::rope`], whose keys and values then go into a cache `k, v[slots, capacity, kv d]`, at `slots[t]`, `positions[t]`: one
+    /// reading of `qkv`. Rows of [`NO_SLOT`] turn like the others and are not cached.
+    fn rope_cached(
         &self,
+        qkv: &mut Self::Buf<Self::Act>,
         k: &mut Self::Buf<Self::Act>,
         v: &mut Self::Buf<Self::Act>,
-        qkv: &Self::Buf<Self::Act>,
         slots: &Self::Buf<u32>,
         positions: &Self::Buf<u32>,
         heads: Heads,
+        theta: f64,
         capacity: usize,
     ) -> Result<()>;
     /// One query per sequence against the cache: `out[b, q d]` attends to the first `lengths[b]` entries of slot `slots[b]`
-    /// (the query's own key and value are already there).
+    /// (the query's own key and value are already there). Rows of [`NO_SLOT`] give 0.
     fn attention_decode(
         &self,
         out: &mut Self::Buf<Self::Act>,
@@ -447,6 +566,9 @@ pub trait Device: Sized + Send + Sync + 'static {
         sampling: Sampling,
         v: usize,
     ) -> Result<()>;
+    /// Every row of a batch being decoded one token further: `last[slots[b]] = ids[b]`, `positions[b] += 1`, `lengths[b] += 1`,
+    /// `counts[b] += 1`, and `draws[b]` anew as [`Cursor`] has it. `last` has an element for each slot; rows of [`NO_SLOT`] set none.
+    fn advance(&self, last: &mut Self::Buf<u32>, cursor: &mut Cursor<Self>, ids: &Self::Buf<u32>) -> Result<()>;
     /// The scalar head: `out[t] = x[t, c] . weight[c]`.
     fn scalar_head_fwd(
         &self,

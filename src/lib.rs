@@ -29,4 +29,5 @@ pub mod stage;
 pub mod plan;
 pub mod run;
 pub mod bench;
+pub mod profile;
 pub mod doctor;

@@ -3,3 +3,4 @@
 pub mod bleu;
 pub mod pass_at_k;
 pub mod significance;
+pub mod timing;

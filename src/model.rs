@@ -15,8 +15,8 @@ use std::sync::Arc;
 
 use crate::checkpoint::{self, Named, Storage, Tensors};
 use crate::comm::Shared;
-use crate::device::{Bounds, Device, Dropout};
-use crate::error::{Error, Result};
+use crate::device::{Bounds, Cursor, Device, Dropout};
+use crate::error::Result;
 use crate::recipe::Recompute;
 use crate::rng::Rng;
 use crate::weights::{Grads, Param, Part, Trained};
@@ -355,29 +355,28 @@ impl<D: Device> Decoder<D> {
         Ok(self.finish(device, residual, batch.tokens)?.0)
     }
 
-    /// One more token for each of `b` sequences: `ids[b]` at `positions[b]` of `slots[b]`. Returns `hidden[b, c]`.
+    /// One more token for each row of a batch: `ids[b]`, where `cursor` stands. Returns `hidden[b, c]`. Nothing is uploaded: the same
+    /// buffers make it the same launches.
     pub fn decode(
         &self,
         device: &D,
-        ids: &[u32],
-        positions: &[u32],
-        slots: &[u32],
+        ids: &D::Buf<u32>,
+        cursor: &Cursor<D>,
         cache: &mut Cache<D>,
         adapter: Option<&Adapter<D>>,
     ) -> Result<D::Buf<D::Act>> {
-        if let Some(position) = positions.iter().find(|p| **p as usize >= cache.capacity) {
-            return Err(Error::input("decode", format!("position {position} is past the cache's {} tokens", cache.capacity)));
-        }
-        let lengths: Vec<u32> = positions.iter().map(|position| position + 1).collect();
-        let (lengths, slots) = (device.upload(&lengths)?, device.upload(slots)?);
-        let positions = device.upload(positions)?;
-        let capacity = cache.capacity;
-        let residual = Residual::new(self.embedded(device, &device.upload(ids)?, ids.len())?);
+        let (rows, capacity) = (D::len(ids), cache.capacity);
+        let residual = Residual::new(self.embedded(device, ids, rows)?);
         let residual = self.fold(device, Way::Up, residual, |residual, layer, block| {
             let side = adapter.map(|adapter| &adapter.layers[layer]);
-            let attend = Attend::Decode { cache: &mut cache.layers[layer], slots: &slots, lengths: &lengths, capacity };
-            Ok(block.forward(device, residual, side, None, &positions, attend, &self.config)?.0)
+            let attend = Attend::Decode { cache: &mut cache.layers[layer], cursor, capacity };
+            Ok(block.forward(device, residual, side, None, &cursor.positions, attend, &self.config)?.0)
         })?;
-        Ok(self.finish(device, residual, ids.len())?.0)
+        Ok(self.finish(device, residual, rows)?.0)
+    }
+
+    /// Whether each pass over the blocks brings their weights together, which no two passes do with the same buffers.
+    pub fn is_shared(&self) -> bool {
+        self.shares.is_some()
     }
 }

@@ -1,9 +1,12 @@
-//! What a person and a file see of a run: progress on standard error, `metrics.jsonl`, and the wish to stop.
+//! What a person and a file see of a run: progress on standard error, `metrics.jsonl`, traces, what a GPU says of itself, and the wish
+//! to stop.
 //!
 //! Results on standard output are left to the command line.
 
 pub mod interrupt;
 mod metrics;
+pub mod nvml;
+pub mod trace;
 
 use std::cell::Cell;
 use std::io::{IsTerminal, Write};

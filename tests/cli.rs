@@ -34,19 +34,18 @@ fn help_lists_what_there_is_and_not_what_is_to_come() {
         "generate",
         "score",
         "plan",
+        "profile",
     ] {
         assert!(listed.contains(&name), "{name} is not in\n{help}");
     }
-    for name in ["profile", "repair", "export"] {
+    for name in ["repair", "export"] {
         assert!(!listed.contains(&name), "{name} is in\n{help}");
     }
 }
 
 #[test]
 fn what_is_to_come_says_so() {
-    for (args, what) in
-        [(&["profile", "recipes/quickstart.toml", "--steps", "8"][..], "profile"), (&["bench", "ppo"], "bench ppo")]
-    {
+    for (args, what) in [(&["repair", "broken.py", "--tests", "tests.py"][..], "repair"), (&["export"], "export")] {
         assert_eq!(refused(args), format!("error: {what}: not yet: this version cannot do it"));
     }
 }
@@ -316,6 +315,14 @@ fn bench_prints_one_object() {
         let seconds = measured["seconds"].as_f64().unwrap();
         let rate = measured["tokens_per_s"].as_f64().unwrap();
         assert!((rate * seconds - tokens).abs() < 1e-6 * tokens, "{measured}");
+        // Of decoding the first token, which comes with the prompts, is no sample.
+        let samples = measured["samples"].as_array().unwrap();
+        assert_eq!(samples.len(), if what == "sft" { 3 } else { 2 }, "{measured}");
+        let mut sorted: Vec<f64> = samples.iter().map(|x| x.as_f64().unwrap()).collect();
+        sorted.sort_by(f64::total_cmp);
+        let middle = if what == "sft" { sorted[1] } else { 0.5 * (sorted[0] + sorted[1]) };
+        assert!((measured["median"].as_f64().unwrap() - middle).abs() < 1e-12, "{measured}");
+        assert!(measured["tflops"].as_f64().unwrap() > 0.0 && measured["gbytes_per_s"].as_f64().unwrap() > 0.0, "{measured}");
         // The weights alone are that much.
         let parameters = measured["parameters"].as_u64().unwrap();
         assert!(measured["peak_bytes"].as_u64().unwrap() >= 4 * parameters, "{measured}");
@@ -324,6 +331,45 @@ fn bench_prints_one_object() {
     }
     let text = refused(&["bench", "sft", "--model", arg(&model), "--seq", "0"]);
     assert_eq!(text, "error: --seq: a number of at least 1 expected");
+}
+
+/// Whether two runs differ beyond noise is up to the machine; that only like is compared with like is not.
+#[test]
+fn bench_compares_with_an_earlier_result() {
+    let folder = tempfile::tempdir().unwrap();
+    let (model, before) = (folder.path().join("model"), folder.path().join("before.json"));
+    checkpoint(&model, Architecture::Llama);
+    let args = ["bench", "ppo", "--model", arg(&model), "--batch", "2", "--seq", "6", "--max-new-tokens", "4", "--steps", "2"];
+    let output = repairity(&[&args[..], &["--json"]].concat());
+    assert_eq!(output.status.code(), Some(0), "{}", err(&output));
+    std::fs::write(&before, out(&output)).unwrap();
+    let measured: Value = serde_json::from_str(&out(&output)).unwrap();
+    assert_eq!((&measured["what"], &measured["ppo"]["new_tokens"]), (&json!("ppo"), &json!(4)));
+    let phases = measured["ppo"]["phases"].as_array().unwrap();
+    let names: Vec<&str> = phases.iter().map(|phase| phase["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["rollout", "scoring", "measuring", "epochs"]);
+    for iteration in 0..2 {
+        let parts: f64 = phases.iter().map(|phase| phase["samples"][iteration].as_f64().unwrap()).sum();
+        assert!(parts <= measured["samples"][iteration].as_f64().unwrap(), "{measured}");
+    }
+
+    let against = [&args[..], &["--against", arg(&before)]].concat();
+    let output = repairity(&[&against[..], &["--json"]].concat());
+    assert_eq!(output.status.code(), Some(0), "{}", err(&output));
+    let compared: Value = serde_json::from_str(&out(&output)).unwrap();
+    let lines = compared["against"]["lines"].as_array().unwrap();
+    assert_eq!(lines.len(), 5, "{compared}");
+    // Two samples a side cannot show anything.
+    assert!(lines.iter().all(|line| line["verdict"] == "too_few_samples" && line["ratio"].as_f64().unwrap() > 0.0), "{compared}");
+    let output = repairity(&against);
+    assert!(out(&output).lines().any(|line| line.starts_with("rollout ") && line.ends_with("too few samples to tell")));
+
+    let other = ["bench", "ppo", "--model", arg(&model), "--batch", "3", "--seq", "6", "--against", arg(&before)];
+    assert!(refused(&other).ends_with("batch: 2 there and 3 here; only like can be compared with like"));
+    let other = ["bench", "sft", "--model", arg(&model), "--against", arg(&before)];
+    assert!(refused(&other).ends_with("a line with a result of bench sft expected"));
+    let none = folder.path().join("none.json");
+    assert!(refused(&["bench", "sft", "--model", arg(&model), "--against", arg(&none)]).contains("none.json"));
 }
 
 #[test]

@@ -420,10 +420,20 @@ fn operations_are_those_of_hand_arithmetic() {
         assert_eq!(products(work, &["linear_dweight"]), 0);
         assert_eq!(products(work, &["linear_logprob_bwd"]), 4 * c * v * predicted);
 
-        // A block that is computed again is computed once more, whole.
-        let (_, again) = step_of(Train::Lora, Recompute::Block, &config);
-        let twice = products(&again.parts[0].work, &["lora_linear_fwd", "attention_fwd"]);
-        assert_eq!(twice, 2 * products(work, &["lora_linear_fwd", "attention_fwd"]));
+        // What is computed again is gate and up, or that and attention with q, k, v and o. The product of down never is: backward needs
+        // its input alone, and of its branch the narrow side.
+        let (_, mlp) = step_of(Train::Lora, Recompute::Mlp, &config);
+        let (_, block) = step_of(Train::Lora, Recompute::Block, &config);
+        let of = |metered: &Metered, operators: &[&str]| products(&metered.parts[0].work, operators);
+        let gate_up = 2 * tokens * layers * (2 * c * f + rank * (c + f));
+        let down = 2 * tokens * layers * (c * f + rank * (f + c));
+        assert_eq!(of(&mlp, &["lora_linear_fwd"]), products(work, &["lora_linear_fwd"]) + gate_up);
+        assert_eq!(of(&block, &["lora_linear_fwd"]), 2 * products(work, &["lora_linear_fwd"]) - down);
+        assert_eq!(of(&block, &["attention_fwd"]), 2 * products(work, &["attention_fwd"]));
+        for again in [&mlp, &block] {
+            assert_eq!(of(again, &["lora_narrow"]), 2 * tokens * layers * rank * f);
+        }
+        assert_eq!(work.of("lora_narrow").1, 0);
     }
 }
 
@@ -462,7 +472,7 @@ fn seconds_are_the_larger_of_arithmetic_and_bytes() {
     let meter = Meter::<bf16>::new(Style::Cuda);
     let product = |t: usize, n: usize, k: usize| {
         let (x, w, mut y) = (meter.empty(t * k).unwrap(), meter.empty(n * k).unwrap(), meter.empty(t * n).unwrap());
-        meter.lora_linear_fwd(&mut y, &mut [], &x, &w, None, &[], None, (t, n, k)).unwrap();
+        meter.lora_linear_fwd(&mut y, &mut meter.empty(0).unwrap(), &x, &w, None, &[], None, (t, n, k)).unwrap();
         repairity::plan::time::of_work(&card, &meter.take_work())
     };
     let large = product(4096, 4096, 4096);

@@ -28,8 +28,8 @@ fn the_readme_s_commands_run() {
         let output = Command::new("sh").args(["-c", &program]).current_dir(folder.path()).output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(0), "{command}: {said}");
-        assert!(!output.stdout.is_empty(), "{command}");
+        assert!(!output.stdout.is_empty() || command.contains('>'), "{command}");
         ran += 1;
     }
-    assert_eq!(ran, 6, "commands found in README.md");
+    assert_eq!(ran, 9, "commands found in README.md");
 }

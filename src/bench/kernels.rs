@@ -3,10 +3,13 @@
 
 use serde::Serialize;
 
-use super::measure::{Call, Fill, Operator, Seen, limits, seconds, verify};
-use crate::device::{AdamW, Bounds, Branch, Device, Dropout, Heads, PPO_STATS, Real, Sampling};
+use super::card;
+use super::measure::{Call, Fill, Operator, Seen, samples, verify};
+use crate::device::{AdamW, Bounds, Branch, Cursor, Device, Dropout, Heads, PPO_STATS, Real, Sampling, Standing, narrow};
 use crate::error::{Error, Result};
+use crate::metric::timing::{median, spread};
 use crate::model::Config;
+use crate::plan::cards::Card;
 
 /// Sequences that decode at once, where there are as many tokens.
 const DECODING: usize = 32;
@@ -15,7 +18,7 @@ const DECODING: usize = 32;
 const RANK: usize = 4;
 
 /// Extents of a model.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Shape {
     /// Model width.
     pub hidden: usize,
@@ -64,7 +67,7 @@ pub struct Row {
     pub operator: &'static str,
     /// Kernels that it runs on a GPU, apart from plain matrix products.
     pub kernels: &'static [&'static str],
-    /// Seconds of one call.
+    /// Seconds of one call: the median of the samples.
     pub seconds: f64,
     /// Of its matrix products, in a second, divided by 10^12; 0 where it has none.
     pub tflops: f64,
@@ -73,6 +76,10 @@ pub struct Row {
     /// The least time that the device's arithmetic and memory allow, over the time that it took. None for a device whose limits are
     /// not known here.
     pub roof: Option<f64>,
+    /// Seconds of one call, in each round.
+    pub samples: Vec<f64>,
+    /// The samples' interquartile range.
+    pub spread: Option<f64>,
 }
 
 /// What was measured.
@@ -82,6 +89,8 @@ pub struct Measured {
     pub what: &'static str,
     /// The device's name.
     pub device: String,
+    /// The model whose extents are taken.
+    pub model: Shape,
     /// Sequences.
     pub batch: usize,
     /// Tokens of each.
@@ -129,22 +138,36 @@ pub fn kernels<D: Device>(
     only: Option<&str>,
 ) -> Result<Measured> {
     let chosen = check(device, shape, batch, seq, only)?;
-    let limits = limits(&device.name(), size_of::<D::Act>());
+    let card = card(device);
     let mut rows = Vec::new();
     for operator in operators::<D>(shape, batch, seq).iter().filter(|operator| operator.is_in(&chosen)) {
-        let seconds = seconds(device, operator, steps)?;
+        let samples = samples(device, operator, steps)?;
+        let seconds = median(&samples).ok_or_else(|| Error::input("--steps", "a number of at least 1 expected"))?;
+        let floor = |card: Card| (operator.flops / card.tensor_flops).max(operator.bytes / card.bandwidth);
         rows.push(Row {
             operator: operator.name,
             kernels: operator.kernels,
             seconds,
             tflops: operator.flops / seconds / 1e12,
             gbytes_per_s: operator.bytes / seconds / 1e9,
-            roof: limits.map(|(flops, bytes)| (operator.flops / flops).max(operator.bytes / bytes) / seconds),
+            roof: card.map(|card| floor(card) / seconds),
+            spread: spread(&samples),
+            samples,
         });
     }
     let tokens_per_s = (batch * seq) as f64 / rows.iter().map(|row| row.seconds).sum::<f64>();
     let peak_bytes = device.memory().1;
-    Ok(Measured { what: "kernels", device: device.name(), batch, seq, steps, tokens_per_s, peak_bytes, operators: rows })
+    Ok(Measured {
+        what: "kernels",
+        device: device.name(),
+        model: shape,
+        batch,
+        seq,
+        steps,
+        tokens_per_s,
+        peak_bytes,
+        operators: rows,
+    })
 }
 
 impl<D: Device> Operator<D> {
@@ -327,42 +350,49 @@ fn linear<D: Device>(list: &mut List<D>, shape: Shape, t: usize) {
     let branch = 2 * t * RANK * (3 * k + n);
     let moved = act * (t * (n + k) + n * k);
     list.add("linear_fwd", &[], product, moved, move |device, fill| {
-        let (mut out, x) = (device.empty(t * n)?, fill.normal(device, t * k, 1.0)?);
+        let (mut out, mut none, x) = (device.empty(t * n)?, device.empty(0)?, fill.normal(device, t * k, 1.0)?);
         let (w, bias) = (fill.normal(device, n * k, spread)?, fill.normal(device, n, 1.0)?);
         Ok(move |device: &D, seen: &mut Seen| {
-            device.lora_linear_fwd(&mut out, &mut [], &x, &w, Some(&bias), &[], None, (t, n, k))?;
+            device.lora_linear_fwd(&mut out, &mut none, &x, &w, Some(&bias), &[], None, (t, n, k))?;
             seen.buf(device, &out)
         })
     });
-    list.add("lora_linear_fwd", &["lora_down", "lora_up"], product + branch, moved, move |device, fill| {
+    // In bf16 the branches of a tile's tokens ride in the product; backward, only where nothing is dropped.
+    let rides = act == 2 && t >= 128;
+    let kernels: &[&str] = if rides { &["lora_down", "lora_pack_b", "linear_nt"] } else { &["lora_down", "lora_up"] };
+    list.add("lora_linear_fwd", kernels, product + branch, moved, move |device, fill| {
         let (mut out, x) = (device.empty(t * n)?, fill.normal(device, t * k, 1.0)?);
         let (w, bias) = (fill.normal(device, n * k, spread)?, fill.normal(device, n, 1.0)?);
         let weights = low_rank(device, fill, shape)?;
-        let mut z = (0..3).map(|_| device.empty(t * RANK)).collect::<Result<Vec<_>>>()?;
+        let mut z = device.empty(t * narrow(&branches::<D>(shape.heads, &weights)))?;
         Ok(move |device: &D, seen: &mut Seen| {
             let branches = branches::<D>(shape.heads, &weights);
             device.lora_linear_fwd(&mut out, &mut z, &x, &w, Some(&bias), &branches, dropout, (t, n, k))?;
             seen.buf(device, &out)?;
-            seen.buf(device, &z[2])
+            seen.buf(device, &z)
         })
     });
-    let kernels = &["lora_dz", "lora_db", "lora_da", "lora_dx"];
-    list.add("lora_linear_bwd", kernels, product + 2 * branch, moved, move |device, fill| {
-        let (x, w) = (fill.normal(device, t * k, 1.0)?, fill.normal(device, n * k, spread)?);
-        let weights = low_rank(device, fill, shape)?;
-        let z = (0..3).map(|_| fill.normal(device, t * RANK, 1.0)).collect::<Result<Vec<_>>>()?;
-        let (mut dx, dout) = (device.empty(t * k)?, fill.normal(device, t * n, 1.0)?);
-        let extents = weights.iter().flat_map(|(a, b)| [D::len(a), D::len(b)]);
-        let mut grads = extents.map(|len| device.zeros(len)).collect::<Result<Vec<_>>>()?;
-        Ok(move |device: &D, seen: &mut Seen| {
-            let branches = branches::<D>(shape.heads, &weights);
-            let mut dbranches: Vec<_> = grads.iter_mut().collect();
-            let dx_set = Some((&mut dx, false));
-            device.lora_linear_bwd(dx_set, &mut dbranches, &dout, &z, &x, &w, &branches, dropout, (t, n, k))?;
-            seen.buf(device, &dx)?;
-            grads.iter().try_for_each(|grad| seen.buf(device, grad))
-        })
-    });
+    let masked: &[&str] = &["lora_dz_db", "lora_join", "lora_da", "lora_join_da", "lora_dx"];
+    let riding: &[&str] = &["lora_dz_db", "lora_join", "lora_da", "lora_join_da", "lora_pack_a", "linear_nn"];
+    let undropped = if rides { riding } else { masked };
+    for (name, dropout, kernels) in [("lora_linear_bwd", dropout, masked), ("lora_linear_bwd_undropped", None, undropped)] {
+        list.add(name, kernels, product + 2 * branch, moved, move |device, fill| {
+            let (x, w) = (fill.normal(device, t * k, 1.0)?, fill.normal(device, n * k, spread)?);
+            let weights = low_rank(device, fill, shape)?;
+            let z = fill.normal(device, t * narrow(&branches::<D>(shape.heads, &weights)), 1.0)?;
+            let (mut dx, dout) = (device.empty(t * k)?, fill.normal(device, t * n, 1.0)?);
+            let extents = weights.iter().flat_map(|(a, b)| [D::len(a), D::len(b)]);
+            let mut grads = extents.map(|len| device.zeros(len)).collect::<Result<Vec<_>>>()?;
+            Ok(move |device: &D, seen: &mut Seen| {
+                let branches = branches::<D>(shape.heads, &weights);
+                let mut dbranches: Vec<_> = grads.iter_mut().collect();
+                let dx_set = Some((&mut dx, false));
+                device.lora_linear_bwd(dx_set, &mut dbranches, &dout, &z, &x, &w, &branches, dropout, (t, n, k))?;
+                seen.buf(device, &dx)?;
+                grads.iter().try_for_each(|grad| seen.buf(device, grad))
+            })
+        });
+    }
     let moved = act * t * (n + k) + 2 * acc * n * k;
     list.add("linear_dweight", &["column_sum"], product, moved, move |device, fill| {
         let (mut dw, mut dbias) = (device.zeros(n * k)?, device.zeros(n)?);
@@ -382,9 +412,15 @@ fn attention<D: Device>(list: &mut List<D>, heads: Heads, batch: usize, seq: usi
     const WIDE: Names = ("attention_fwd_128", &["attention_fwd_d128"], "attention_bwd_128");
     let (forward, forward_kernels, backward) = if heads.dim == 64 { NARROW } else { WIDE };
     let (act, acc) = sizes::<D>();
+    // In bf16, heads of these widths have kernels of their own.
+    let forward_kernels: &[&str] = match (act, heads.dim) {
+        (2, 64) => &["attention_fwd_sm90_order", "attention_fwd_sm90_d64"],
+        (2, 128) => &["attention_fwd_sm90_order", "attention_fwd_sm90_d128"],
+        _ => forward_kernels,
+    };
     let backward_kernels: &[&str] = match (act, heads.dim) {
-        (2, 64) => &["attention_delta", "attention_bwd_d64_sm90", "attention_bwd_finish_d64_sm90"],
-        (2, _) => &["attention_delta", "attention_bwd_d128_sm90", "attention_bwd_finish_d128_sm90"],
+        (2, 64) => &["attention_delta", "attention_bwd_sm90_d64", "attention_bwd_sm90_finish_d64"],
+        (2, _) => &["attention_delta", "attention_bwd_sm90_d128", "attention_bwd_sm90_finish_d128"],
         (_, 64) => &["attention_delta", "attention_bwd_dq_d64", "attention_bwd_dkv_d64"],
         _ => &["attention_delta", "attention_bwd_dq_d128", "attention_bwd_dkv_d128"],
     };
@@ -435,14 +471,16 @@ fn positions<D: Device>(list: &mut List<D>, shape: Shape, batch: usize, seq: usi
             seen.buf(device, &qkv)
         })
     });
-    list.add("cache_write", &["cache_write"], 0, t * (4 * act * heads.kv_width() + 8), move |device, fill| {
+    let moved = act * (2 * heads.q_width() + 5 * heads.kv_width()) + 8;
+    list.add("rope_cached", &["rope_cached"], 0, t * moved, move |device, fill| {
         let len = t * heads.kv_width();
-        let (mut k, mut v, qkv) = (device.zeros(len)?, device.zeros(len)?, fill.normal(device, t * heads.qkv_width(), 1.0)?);
+        let (mut k, mut v) = (device.zeros(len)?, device.zeros(len)?);
+        let mut qkv = fill.normal(device, t * heads.qkv_width(), 1.0)?;
         let positions = device.upload(&places(batch, seq))?;
         let slots: Vec<u32> = (0..t).map(|i| (i / seq) as u32).collect();
         let slots = device.upload(&slots)?;
         Ok(move |device: &D, seen: &mut Seen| {
-            device.cache_write(&mut k, &mut v, &qkv, &slots, &positions, heads, seq)?;
+            device.rope_cached(&mut qkv, &mut k, &mut v, &slots, &positions, heads, 1e6, seq)?;
             seen.buf(device, &k)?;
             seen.buf(device, &v)
         })
@@ -474,6 +512,16 @@ fn decode<D: Device>(list: &mut List<D>, shape: Shape, b: usize, seq: usize) {
             seen.buf(device, &out)
         })
     });
+    list.add("advance", &["advance"], 0, 48 * b, move |device, _| {
+        let (mut last, ids) = (device.zeros::<u32>(b)?, device.upload(&(0..b as u32).collect::<Vec<_>>())?);
+        let mut cursor = Cursor::empty(device, b)?;
+        let place = |slot| Standing { slot, position: seq as u32, count: 0, key: u64::from(slot) };
+        cursor.set(device, &(0..b as u32).map(place).collect::<Vec<_>>())?;
+        Ok(move |device: &D, seen: &mut Seen| {
+            device.advance(&mut last, &mut cursor, &ids)?;
+            seen.buf(device, &cursor.draws)
+        })
+    });
     let all = Sampling { temperature: 1.0, top_k: 0, top_p: 1.0 };
     let cut = Sampling { temperature: 0.8, top_k: 50, top_p: 0.95 };
     for (name, sampling) in [("sample", all), ("sample_top_k_top_p", cut)] {
@@ -503,7 +551,15 @@ fn head<D: Device>(list: &mut List<D>, shape: Shape, t: usize) {
         Ok((logprob, lse, entropy, x, head, targets))
     };
     let moved = act * c * (t + v) + 3 * acc * t;
-    list.add("linear_logprob_fwd", &["logprob_fold", "logprob_finish"], product, moved, move |device, fill| {
+    // In bf16, heads of whole 16-byte pieces are multiplied and counted by one kernel.
+    let (forward, backward): (&[&str], &[&str]) = match act {
+        2 => (
+            &["linear_logprob_fold", "linear_logprob_finish"],
+            &["linear_logprob_rows", "linear_logprob_gather", "linear_logprob_dl", "linear_logprob_dx"],
+        ),
+        _ => (&["logprob_fold", "logprob_finish"], &["logprob_dlogits", "cast"]),
+    };
+    list.add("linear_logprob_fwd", forward, product, moved, move |device, fill| {
         let (mut logprob, mut lse, mut entropy, x, head, targets) = inputs(device, fill)?;
         Ok(move |device: &D, seen: &mut Seen| {
             device.linear_logprob_fwd(&mut logprob, &mut lse, &mut entropy, &x, &head, &targets, 1.0, (t, c, v))?;
@@ -514,7 +570,7 @@ fn head<D: Device>(list: &mut List<D>, shape: Shape, t: usize) {
     });
     // The logits are computed again: two products.
     let moved = act * c * (2 * t + v) + 2 * acc * t;
-    list.add("linear_logprob_bwd", &["logprob_dlogits", "cast"], 2 * product, moved, move |device, fill| {
+    list.add("linear_logprob_bwd", backward, 2 * product, moved, move |device, fill| {
         let (_, lse, _, x, head, targets) = inputs(device, fill)?;
         let (mut dx, dlogprob) = (device.empty(t * c)?, fill.normal(device, t, 1.0)?);
         Ok(move |device: &D, seen: &mut Seen| {

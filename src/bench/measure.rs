@@ -132,8 +132,8 @@ pub(super) fn verify<D: Device>(device: &D, operator: &Operator<D>, reference: &
     Ok(())
 }
 
-/// Seconds of one call: the median of so many rounds.
-pub(super) fn seconds<D: Device>(device: &D, operator: &Operator<D>, rounds: usize) -> Result<f64> {
+/// Seconds of one call, in each of so many rounds.
+pub(super) fn samples<D: Device>(device: &D, operator: &Operator<D>, rounds: usize) -> Result<Vec<f64>> {
     let mut fill = Fill::default();
     let sets = ((ROTATION / operator.bytes).ceil() as usize).clamp(1, SETS);
     let mut calls = (0..sets).map(|_| (operator.make)(device, &mut fill)).collect::<Result<Vec<_>>>()?;
@@ -152,18 +152,7 @@ pub(super) fn seconds<D: Device>(device: &D, operator: &Operator<D>, rounds: usi
     // The first calls load kernels and fill pools.
     round(sets)?;
     let count = ((ROUND_SECONDS / round(sets)?).ceil() as usize).clamp(1, 10_000);
-    let mut found = (0..rounds).map(|_| round(count)).collect::<Result<Vec<_>>>()?;
-    found.sort_by(f64::total_cmp);
-    Ok(found[found.len() / 2])
-}
-
-/// Operations and bytes in a second that a device can reach at most. By its name: a driver tells neither. NVIDIA's data sheets of the
-/// SXM boards, dense; the f32 build has no tensor cores.
-pub(super) fn limits(name: &str, act_bytes: usize) -> Option<(f64, f64)> {
-    let flops = if act_bytes == 2 { 989.4e12 } else { 66.9e12 };
-    let boards = [("H100 80GB HBM3", 3.35e12), ("H200", 4.8e12)];
-    let bytes = boards.iter().find(|(board, _)| name.contains(board) && !name.contains("NVL"))?.1;
-    Some((flops, bytes))
+    (0..rounds).map(|_| round(count)).collect()
 }
 
 #[cfg(test)]
@@ -212,15 +201,8 @@ mod tests {
             }))
         };
         let sleep = Operator { name: "sleep", kernels: &[], flops: 0.0, bytes: 1e9, make: Box::new(make) };
-        let found = seconds(&Cpu::<f32>::new(), &sleep, 3).unwrap();
-        assert!((5e-3..0.1).contains(&found), "{found} s of a sleep of 5 ms");
-    }
-
-    #[test]
-    fn limits_are_those_of_boards_with_a_data_sheet() {
-        assert_eq!(limits("cuda (NVIDIA H100 80GB HBM3, bf16)", 2), Some((989.4e12, 3.35e12)));
-        assert_eq!(limits("cuda (NVIDIA H200, f32)", 4), Some((66.9e12, 4.8e12)));
-        assert_eq!(limits("cuda (NVIDIA H200 NVL, bf16)", 2), None);
-        assert_eq!(limits("cpu (2 threads, f32)", 4), None);
+        let found = samples(&Cpu::<f32>::new(), &sleep, 3).unwrap();
+        // A sleep may last longer than it was asked to, and never shorter.
+        assert!(found.len() == 3 && found.iter().all(|seconds| *seconds >= 5e-3), "{found:?} s of a sleep of 5 ms");
     }
 }

@@ -1,7 +1,7 @@
 //! The extents of each operator's arguments, checked in one place for every device. Each function is called as its operator is;
 //! an error names operator and argument.
 
-use super::{Bounds, Branch, Device, Elem, Heads, PPO_STATS, extent};
+use super::{BRANCHES, Bounds, Branch, Cursor, Device, Elem, Heads, PPO_STATS, extent, narrow};
 use crate::error::{Error, Result};
 
 type Acts<D> = <D as Device>::Buf<<D as Device>::Act>;
@@ -93,56 +93,73 @@ pub(super) fn rmsnorm_bwd<D: Device>(
     Ok(t)
 }
 
-fn lora_linear<D: Device>(
-    op: &str,
-    z: &[Acts<D>],
-    x: &Acts<D>,
-    w: &Acts<D>,
-    branches: &[Branch<'_, D>],
-    (t, n, k): (usize, usize, usize),
-) -> Result<()> {
-    act::<D>(&format!("{op}: x"), x, t * k)?;
-    act::<D>(&format!("{op}: w"), w, n * k)?;
-    if z.len() != branches.len() {
-        return Err(Error::Extent { what: format!("{op}: z"), want: branches.len(), got: z.len() });
+fn lora_branches<D: Device>(op: &str, branches: &[Branch<'_, D>], k: usize) -> Result<()> {
+    if branches.len() > BRANCHES {
+        return Err(Error::Extent { what: format!("{op}: branches"), want: BRANCHES, got: branches.len() });
     }
-    for (i, (branch, z)) in branches.iter().zip(z).enumerate() {
+    for (i, branch) in branches.iter().enumerate() {
         act::<D>(&format!("{op}: branches[{i}].a"), branch.a, branch.r * k)?;
         act::<D>(&format!("{op}: branches[{i}].b"), branch.b, branch.n * branch.r)?;
-        act::<D>(&format!("{op}: z[{i}]"), z, t * branch.r)?;
-        if branch.column + branch.n > n {
-            return Err(Error::Extent { what: format!("{op}: branches[{i}].column"), want: n, got: branch.column + branch.n });
-        }
     }
     Ok(())
 }
 
+/// That branches' columns ascend, do not overlap and are among `n`.
+fn lora_columns<D: Device>(op: &str, branches: &[Branch<'_, D>], n: usize) -> Result<()> {
+    let mut free = 0;
+    for (i, branch) in branches.iter().enumerate() {
+        let (first, end) = (branch.column, branch.column + branch.n);
+        if first < free || end > n {
+            let (want, got) = if first < free { (free, first) } else { (n, end) };
+            return Err(Error::Extent { what: format!("{op}: branches[{i}].column"), want, got });
+        }
+        free = end;
+    }
+    Ok(())
+}
+
+pub(super) fn lora_narrow<D: Device>(z: &Acts<D>, x: &Acts<D>, branches: &[Branch<'_, D>], (t, k): (usize, usize)) -> Result<()> {
+    lora_branches("lora_narrow", branches, k)?;
+    act::<D>("lora_narrow: x", x, t * k)?;
+    act::<D>("lora_narrow: z", z, t * narrow(branches))
+}
+
 pub(super) fn lora_linear_fwd<D: Device>(
     out: &Acts<D>,
-    z: &[Acts<D>],
+    z: &Acts<D>,
     x: &Acts<D>,
     w: &Acts<D>,
     bias: Option<&Acts<D>>,
     branches: &[Branch<'_, D>],
     tnk: (usize, usize, usize),
 ) -> Result<()> {
-    lora_linear("lora_linear_fwd", z, x, w, branches, tnk)?;
-    act::<D>("lora_linear_fwd: out", out, tnk.0 * tnk.1)?;
-    bias.map_or(Ok(()), |bias| act::<D>("lora_linear_fwd: bias", bias, tnk.1))
+    let (t, n, k) = tnk;
+    act::<D>("lora_linear_fwd: x", x, t * k)?;
+    act::<D>("lora_linear_fwd: w", w, n * k)?;
+    lora_branches("lora_linear_fwd", branches, k)?;
+    lora_columns("lora_linear_fwd", branches, n)?;
+    act::<D>("lora_linear_fwd: z", z, t * narrow(branches))?;
+    act::<D>("lora_linear_fwd: out", out, t * n)?;
+    bias.map_or(Ok(()), |bias| act::<D>("lora_linear_fwd: bias", bias, n))
 }
 
 pub(super) fn lora_linear_bwd<D: Device>(
     dx: Option<&Acts<D>>,
     dbranches: &[&mut Accs<D>],
     dout: &Acts<D>,
-    z: &[Acts<D>],
+    z: &Acts<D>,
     x: &Acts<D>,
     w: &Acts<D>,
     branches: &[Branch<'_, D>],
     tnk: (usize, usize, usize),
 ) -> Result<()> {
-    lora_linear("lora_linear_bwd", z, x, w, branches, tnk)?;
     let (t, n, k) = tnk;
+    let read = |buf: &Acts<D>| !dbranches.is_empty() || D::len::<D::Act>(buf) > 0;
+    act::<D>("lora_linear_bwd: x", x, if read(x) { t * k } else { 0 })?;
+    act::<D>("lora_linear_bwd: z", z, if read(z) { t * narrow(branches) } else { 0 })?;
+    act::<D>("lora_linear_bwd: w", w, n * k)?;
+    lora_branches("lora_linear_bwd", branches, k)?;
+    lora_columns("lora_linear_bwd", branches, n)?;
     act::<D>("lora_linear_bwd: dout", dout, t * n)?;
     if !dbranches.is_empty() {
         if dbranches.len() != 2 * branches.len() {
@@ -171,10 +188,14 @@ pub(super) fn linear_dweight<D: Device>(
 }
 
 pub(super) fn rope<D: Device>(qkv: &Acts<D>, positions: &Ids<D>, heads: Heads) -> Result<()> {
-    act::<D>("rope: qkv", qkv, D::len(positions) * heads.qkv_width())?;
+    turning::<D>("rope", qkv, positions, heads)
+}
+
+fn turning<D: Device>(op: &str, qkv: &Acts<D>, positions: &Ids<D>, heads: Heads) -> Result<()> {
+    act::<D>(&format!("{op}: qkv"), qkv, D::len(positions) * heads.qkv_width())?;
     match heads.dim.is_multiple_of(2) {
         true => Ok(()),
-        false => Err(Error::input("rope: heads", format!("{} columns a head, which cannot be paired", heads.dim))),
+        false => Err(Error::input(format!("{op}: heads"), format!("{} columns a head, which cannot be paired", heads.dim))),
     }
 }
 
@@ -242,18 +263,18 @@ fn cache<D: Device>(op: &str, k: &Acts<D>, v: &Acts<D>, shape: Heads, capacity: 
 }
 
 /// Returns the cache's slots.
-pub(super) fn cache_write<D: Device>(
+pub(super) fn rope_cached<D: Device>(
+    qkv: &Acts<D>,
     k: &Acts<D>,
     v: &Acts<D>,
-    qkv: &Acts<D>,
     slots: &Ids<D>,
     positions: &Ids<D>,
     shape: Heads,
     capacity: usize,
 ) -> Result<usize> {
-    let count = cache::<D>("cache_write", k, v, shape, capacity)?;
-    act::<D>("cache_write: qkv", qkv, D::len(slots) * shape.qkv_width())?;
-    ids::<D>("cache_write: positions", positions, D::len(slots))?;
+    let count = cache::<D>("rope_cached", k, v, shape, capacity)?;
+    ids::<D>("rope_cached: positions", positions, D::len(slots))?;
+    turning::<D>("rope_cached", qkv, positions, shape)?;
     Ok(count)
 }
 
@@ -349,6 +370,18 @@ pub(super) fn sample<D: Device>(
     if v == 0 && b > 0 {
         return Err(Error::input("sample: v", "an empty vocabulary"));
     }
+    Ok(b)
+}
+
+/// Returns the rows.
+pub(super) fn advance<D: Device>(cursor: &Cursor<D>, tokens: &Ids<D>) -> Result<usize> {
+    let b = D::len(tokens);
+    ids::<D>("advance: slots", &cursor.slots, b)?;
+    ids::<D>("advance: positions", &cursor.positions, b)?;
+    ids::<D>("advance: lengths", &cursor.lengths, b)?;
+    ids::<D>("advance: counts", &cursor.counts, b)?;
+    ids::<D>("advance: keys", &cursor.keys, 2 * b)?;
+    extent::<D, f32>("advance: draws", &cursor.draws, b)?;
     Ok(b)
 }
 

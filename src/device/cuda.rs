@@ -4,10 +4,13 @@
 mod attention;
 mod blas;
 mod buffer;
+mod cursor;
 mod decode;
 pub mod driver;
 mod embed;
+pub mod gemm;
 pub mod gpu;
+mod graph;
 mod host;
 pub mod kernel;
 mod linear;
@@ -15,6 +18,7 @@ mod logprob;
 mod losses;
 mod optim;
 pub(super) mod pool;
+mod recorded;
 mod rmsnorm;
 mod rope;
 mod rows;
@@ -29,12 +33,16 @@ use std::ffi::c_void;
 use std::marker::PhantomData;
 use std::sync::{Arc, Mutex};
 
-use super::{AdamW, Bounds, Branch, Device, Dropout, Elem, Heads, Real, Sampling, check};
+use super::cost::{self, Cost};
+use super::record::{Open, Recorder};
+use super::{AdamW, Bounds, Branch, Cursor, Device, Dropout, Elem, Heads, Real, Sampling, check, extent};
 use crate::error::{Error, Result};
 pub use buffer::Buf;
-use buffer::Counter;
+use buffer::Memory;
 use driver::{Driver, Grid, Matmul};
-pub use host::Host;
+pub use graph::Graphs;
+pub use host::{Host, Pending};
+use recorded::Recorded;
 pub(crate) use side::Side;
 
 /// The types of activations that the kernels are compiled for.
@@ -54,7 +62,12 @@ impl Act for f32 {
 /// One GPU and one stream. `A` is the type of activations: `half::bf16` to run, `f32` for tight tests.
 pub struct Cuda<A> {
     driver: Arc<dyn Driver>,
-    counter: Arc<Counter>,
+    memory: Arc<Memory>,
+    recorder: Option<Arc<Recorder>>,
+    /// Where results come to that the host does not wait for at once.
+    shelf: Arc<host::Shelf>,
+    /// Held by the thread that runs a body to be recorded.
+    turn: Mutex<()>,
     /// What kernels report: code, index and value of the first id that is out of range.
     fault: Mutex<Buf<u32>>,
     /// Rotary frequencies `theta^(-2i/d)` by (d, theta's bits).
@@ -79,10 +92,38 @@ impl<A: Act> Cuda<A> {
 
     /// A device that launches into `driver`.
     pub fn with_driver(driver: Arc<dyn Driver>) -> Result<Self> {
-        let counter = Arc::default();
-        let fault = allocate(&driver, &counter, scratch::FAULT)?;
+        let memory = Arc::new(Memory::new(driver.clone()));
+        let fault = Buf::new(&memory, scratch::FAULT)?;
         driver.clear(fault.pointer, fault.bytes())?;
-        Ok(Cuda { driver, counter, fault: Mutex::new(fault), frequencies: Mutex::default(), relaxed: false, act: PhantomData })
+        Ok(Cuda {
+            driver,
+            memory,
+            shelf: Arc::default(),
+            turn: Mutex::default(),
+            recorder: None,
+            fault: Mutex::new(fault),
+            frequencies: Mutex::default(),
+            relaxed: false,
+            act: PhantomData,
+        })
+    }
+
+    /// The same, writing down its operators and all that its driver runs.
+    pub fn recording(self, recorder: Arc<Recorder>) -> Result<Self> {
+        // What was asked for before is done when the device's clock starts.
+        self.download(&self.upload(&[0u32])?)?;
+        recorder.attach(&self.driver)?;
+        let driver = Arc::new(Recorded::over(self.driver.clone(), recorder.clone(), size_of::<A>()));
+        Ok(Cuda { driver, recorder: Some(recorder), ..self })
+    }
+
+    fn span(&self, operator: &'static str, cost: impl FnOnce() -> Cost) -> Option<Open<'_>> {
+        self.recorder.as_ref()?.operator(operator, Some(cost()))
+    }
+
+    /// Of an operator whose cost only the device knows.
+    fn span_of(&self, operator: &'static str) -> Option<Open<'_>> {
+        self.recorder.as_ref()?.operator(operator, None)
     }
 
     /// What it launches into.
@@ -114,7 +155,7 @@ impl<A: Act> Cuda<A> {
     }
 
     /// Runs `f` with the buffer that kernels report bad ids to.
-    fn with_fault(&self, f: impl FnOnce(&mut Buf<u32>) -> Result<()>) -> Result<()> {
+    fn with_fault<T>(&self, f: impl FnOnce(&mut Buf<u32>) -> Result<T>) -> Result<T> {
         f(&mut self.fault.lock().unwrap_or_else(|poisoned| poisoned.into_inner()))
     }
 
@@ -132,19 +173,24 @@ impl<A: Act> Cuda<A> {
 
     /// Downloads each pair, and what kernels reported meanwhile: one wait for all of it.
     fn download_all(&self, parts: &mut [(&mut [u8], driver::Pointer)]) -> Result<()> {
+        self.memory.refuse_in_recording("a download")?;
         self.with_fault(|fault| {
             let mut report = [0u32; scratch::FAULT];
             let mut all: Vec<(&mut [u8], driver::Pointer)> = Vec::with_capacity(parts.len() + 1);
             all.extend(parts.iter_mut().map(|(to, from)| (&mut **to, *from)));
             all.push((bytemuck::cast_slice_mut(&mut report), fault.pointer));
             self.driver.download(&mut all)?;
-            let [code, index, value, _] = report;
-            if code == 0 {
-                return Ok(());
-            }
-            self.driver.clear(fault.pointer, fault.bytes())?;
-            Err(Error::input(format!("{}[{index}]", faulty(code)), format!("{value} is out of range")))
+            self.judge(report, fault)
         })
+    }
+
+    /// Fails where kernels reported something, which is then forgotten.
+    fn judge(&self, [code, index, value, _]: [u32; scratch::FAULT], fault: &mut Buf<u32>) -> Result<()> {
+        if code == 0 {
+            return Ok(());
+        }
+        self.driver.clear(fault.pointer, fault.bytes())?;
+        Err(Error::input(format!("{}[{index}]", faulty(code)), format!("{value} is out of range")))
     }
 }
 
@@ -155,20 +201,14 @@ fn faulty(code: u32) -> &'static str {
         kernel::FAULT_SCATTER_ROWS => "scatter_rows: rows",
         kernel::FAULT_EMBED_FWD => "embed_fwd: ids",
         kernel::FAULT_EMBED_BWD => "embed_bwd: ids",
-        kernel::FAULT_CACHE_WRITE_SLOT => "cache_write: slots",
-        kernel::FAULT_CACHE_WRITE_POSITION => "cache_write: positions",
+        kernel::FAULT_ROPE_CACHED_SLOT => "rope_cached: slots",
+        kernel::FAULT_ROPE_CACHED_POSITION => "rope_cached: positions",
         kernel::FAULT_DECODE_SLOT => "attention_decode: slots",
         kernel::FAULT_DECODE_LENGTH => "attention_decode: lengths",
+        kernel::FAULT_ADVANCE_SLOT => "advance: slots",
         kernel::FAULT_TARGET => "linear_logprob_fwd: targets",
         _ => "a kernel's argument",
     }
-}
-
-fn allocate<T>(driver: &Arc<dyn Driver>, counter: &Arc<Counter>, len: usize) -> Result<Buf<T>> {
-    let bytes = len * size_of::<T>();
-    let pointer = if bytes > 0 { driver.allocate(bytes)? } else { 0 };
-    counter.add(bytes);
-    Ok(Buf { pointer, len, driver: driver.clone(), counter: counter.clone(), element: PhantomData })
 }
 
 impl<A: Act> Device for Cuda<A> {
@@ -176,9 +216,15 @@ impl<A: Act> Device for Cuda<A> {
     type Acc = f32;
     type Buf<T: Elem> = Buf<T>;
     type Host<T: Elem> = Host<T>;
+    type Pending<T: Elem, U: Elem> = Pending<T, U>;
+    type Graphs = Graphs;
 
     fn name(&self) -> String {
         format!("cuda ({}, {})", self.driver.name(), A::BUILD)
+    }
+
+    fn recorder(&self) -> Option<&Recorder> {
+        self.recorder.as_deref()
     }
 
     fn zeros<T: Elem>(&self, len: usize) -> Result<Buf<T>> {
@@ -188,15 +234,19 @@ impl<A: Act> Device for Cuda<A> {
     }
 
     fn empty<T: Elem>(&self, len: usize) -> Result<Buf<T>> {
-        allocate(&self.driver, &self.counter, len)
+        Buf::new(&self.memory, len)
     }
 
     fn upload<T: Elem>(&self, host: &[T]) -> Result<Buf<T>> {
-        let buf = self.empty(host.len())?;
-        if buf.bytes() > 0 {
-            self.driver.upload(buf.pointer, bytemuck::cast_slice(host))?;
-        }
+        let mut buf = self.empty(host.len())?;
+        self.write(&mut buf, host)?;
         Ok(buf)
+    }
+
+    fn write<T: Elem>(&self, buf: &mut Buf<T>, host: &[T]) -> Result<()> {
+        extent::<Self, T>("write: buf", buf, host.len())?;
+        self.memory.refuse_in_recording("an upload")?;
+        if buf.bytes() > 0 { self.driver.upload(buf.pointer, bytemuck::cast_slice(host)) } else { Ok(()) }
     }
 
     fn download<T: Elem>(&self, buf: &Buf<T>) -> Result<Vec<T>> {
@@ -214,12 +264,16 @@ impl<A: Act> Device for Cuda<A> {
         Ok(host)
     }
 
-    fn download_both<T: Elem, U: Elem>(&self, a: &Buf<T>, b: &Buf<U>) -> Result<(Vec<T>, Vec<U>)> {
-        let (mut first, mut second) = (vec![T::default(); a.len], vec![U::default(); b.len]);
-        let parts =
-            [(bytemuck::cast_slice_mut(&mut first[..]), a.pointer), (bytemuck::cast_slice_mut(&mut second[..]), b.pointer)];
-        self.download_all(&mut { parts })?;
-        Ok((first, second))
+    fn begin_download<T: Elem, U: Elem>(&self, a: &Buf<T>, b: &Buf<U>) -> Result<Pending<T, U>> {
+        self.memory.refuse_in_recording("a download")?;
+        self.with_fault(|fault| Pending::begin(&self.driver, &self.shelf, a, b, fault))
+    }
+
+    fn finish_download<T: Elem, U: Elem>(&self, pending: Pending<T, U>) -> Result<(Vec<T>, Vec<U>)> {
+        self.memory.refuse_in_recording("a download")?;
+        let (a, b, report) = pending.finish()?;
+        self.with_fault(|fault| self.judge(report, fault))?;
+        Ok((a, b))
     }
 
     fn len<T: Elem>(buf: &Buf<T>) -> usize {
@@ -227,6 +281,7 @@ impl<A: Act> Device for Cuda<A> {
     }
 
     fn copy<T: Elem>(&self, dst: &mut Buf<T>, dst_at: usize, src: &Buf<T>, src_at: usize, len: usize) -> Result<()> {
+        let _span = self.span("copy", || cost::copy::<T>(len));
         check::copy::<Self, T>(dst, dst_at, src, src_at, len)?;
         let size = size_of::<T>();
         match len {
@@ -236,10 +291,12 @@ impl<A: Act> Device for Cuda<A> {
     }
 
     fn clear<T: Elem>(&self, buf: &mut Buf<T>) -> Result<()> {
+        let _span = self.span("clear", || cost::clear::<T>(Self::len(buf)));
         if buf.bytes() == 0 { Ok(()) } else { self.driver.clear(buf.pointer, buf.bytes()) }
     }
 
     fn cast<S: Real, T: Real>(&self, dst: &mut Buf<T>, src: &Buf<S>) -> Result<()> {
+        let _span = self.span("cast", || cost::cast::<S, T>(Self::len(src)));
         rows::cast(self, dst, src)
     }
 
@@ -250,6 +307,7 @@ impl<A: Act> Device for Cuda<A> {
     }
 
     fn fetch<T: Elem>(&self, host: &Host<T>) -> Result<Buf<T>> {
+        self.memory.refuse_in_recording("an upload")?;
         let buf = self.empty(host.len())?;
         if buf.bytes() > 0 {
             self.driver.upload_pinned(buf.pointer, host.bytes())?;
@@ -258,26 +316,43 @@ impl<A: Act> Device for Cuda<A> {
     }
 
     fn memory(&self) -> (usize, usize) {
-        self.counter.read()
+        self.memory.read()
+    }
+
+    fn ahead(&self) -> usize {
+        1
+    }
+
+    fn replays(&self) -> bool {
+        self.driver.records()
+    }
+
+    fn replay(&self, graphs: &mut Graphs, key: usize, body: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+        graph::replay(self, graphs, key, body)
     }
 
     fn gather_rows<T: Elem>(&self, out: &mut Buf<T>, inp: &Buf<T>, rows: &Buf<u32>, c: usize) -> Result<()> {
+        let _span = self.span("gather_rows", || cost::gather_rows::<T>(Self::len(rows), c));
         rows::gather_rows(self, out, inp, rows, c)
     }
 
     fn scatter_rows<T: Elem>(&self, out: &mut Buf<T>, inp: &Buf<T>, rows: &Buf<u32>, c: usize) -> Result<()> {
+        let _span = self.span("scatter_rows", || cost::scatter_rows::<T>(Self::len(out), Self::len(rows), c));
         rows::scatter_rows(self, out, inp, rows, c)
     }
 
     fn add(&self, out: &mut Buf<A>, inp: &Buf<A>) -> Result<()> {
+        let _span = self.span("add", || cost::add::<Self>(Self::len(inp)));
         rows::add(self, out, inp)
     }
 
     fn embed_fwd(&self, out: &mut Buf<A>, table: &Buf<A>, ids: &Buf<u32>, c: usize) -> Result<()> {
+        let _span = self.span("embed_fwd", || cost::embed_fwd::<Self>(Self::len(ids), c));
         embed::embed_fwd(self, out, table, ids, c)
     }
 
     fn embed_bwd(&self, dtable: &mut Buf<f32>, dout: &Buf<A>, ids: &Buf<u32>, c: usize) -> Result<()> {
+        let _span = self.span("embed_bwd", || cost::embed_bwd::<Self>(Self::len(ids), c));
         embed::embed_bwd(self, dtable, dout, ids, c)
     }
 
@@ -291,6 +366,7 @@ impl<A: Act> Device for Cuda<A> {
         c: usize,
         eps: f64,
     ) -> Result<()> {
+        let _span = self.span("rmsnorm_fwd", || cost::rmsnorm_fwd::<Self>(Self::len(rstd), c, sum.is_some()));
         rmsnorm::rmsnorm_fwd(self, out, rstd, sum, inp, weight, c, eps)
     }
 
@@ -304,13 +380,14 @@ impl<A: Act> Device for Cuda<A> {
         weight: &Buf<A>,
         c: usize,
     ) -> Result<()> {
+        let _span = self.span("rmsnorm_bwd", || cost::rmsnorm_bwd::<Self>(Self::len(rstd), c, dweight.is_some()));
         rmsnorm::rmsnorm_bwd(self, dx, dweight, dout, rstd, x, weight, c)
     }
 
     fn lora_linear_fwd(
         &self,
         out: &mut Buf<A>,
-        z: &mut [Buf<A>],
+        z: &mut Buf<A>,
         x: &Buf<A>,
         w: &Buf<A>,
         bias: Option<&Buf<A>>,
@@ -318,6 +395,7 @@ impl<A: Act> Device for Cuda<A> {
         dropout: Option<Dropout>,
         tnk: (usize, usize, usize),
     ) -> Result<()> {
+        let _span = self.span("lora_linear_fwd", || cost::lora_linear_fwd(bias.is_some(), branches, tnk));
         linear::lora_linear_fwd(self, out, z, x, w, bias, branches, dropout, tnk)
     }
 
@@ -326,14 +404,29 @@ impl<A: Act> Device for Cuda<A> {
         dx: Option<(&mut Buf<A>, bool)>,
         dbranches: &mut [&mut Buf<f32>],
         dout: &Buf<A>,
-        z: &[Buf<A>],
+        z: &Buf<A>,
         x: &Buf<A>,
         w: &Buf<A>,
         branches: &[Branch<'_, Self>],
         dropout: Option<Dropout>,
         tnk: (usize, usize, usize),
     ) -> Result<()> {
+        let _span = self.span("lora_linear_bwd", || {
+            cost::lora_linear_bwd(dx.as_ref().map(|(_, add)| *add), !dbranches.is_empty(), branches, tnk)
+        });
         linear::lora_linear_bwd(self, dx, dbranches, dout, z, x, w, branches, dropout, tnk)
+    }
+
+    fn lora_narrow(
+        &self,
+        z: &mut Buf<A>,
+        x: &Buf<A>,
+        branches: &[Branch<'_, Self>],
+        dropout: Option<Dropout>,
+        tk: (usize, usize),
+    ) -> Result<()> {
+        let _span = self.span("lora_narrow", || cost::lora_narrow(branches, tk));
+        linear::lora_narrow(self, z, x, branches, dropout, tk)
     }
 
     fn linear_dweight(
@@ -344,10 +437,12 @@ impl<A: Act> Device for Cuda<A> {
         x: &Buf<A>,
         tnk: (usize, usize, usize),
     ) -> Result<()> {
+        let _span = self.span("linear_dweight", || cost::linear_dweight::<Self>(dbias.is_some(), tnk));
         linear::linear_dweight(self, dw, dbias, dout, x, tnk)
     }
 
     fn rope(&self, qkv: &mut Buf<A>, positions: &Buf<u32>, heads: Heads, theta: f64, inverse: bool) -> Result<()> {
+        let _span = self.span("rope", || cost::rope::<Self>(Self::len(positions), heads));
         rope::rope(self, qkv, positions, heads, theta, inverse)
     }
 
@@ -360,6 +455,7 @@ impl<A: Act> Device for Cuda<A> {
         heads: Heads,
         t: usize,
     ) -> Result<()> {
+        let _span = self.span("attention_fwd", || cost::attention_fwd(bounds, heads, t));
         attention::attention_fwd(self, out, lse, qkv, bounds, heads, t)
     }
 
@@ -374,20 +470,23 @@ impl<A: Act> Device for Cuda<A> {
         heads: Heads,
         t: usize,
     ) -> Result<()> {
+        let _span = self.span("attention_bwd", || cost::attention_bwd(bounds, heads, t));
         attention::attention_bwd(self, dqkv, dout, out, lse, qkv, bounds, heads, t)
     }
 
-    fn cache_write(
+    fn rope_cached(
         &self,
+        qkv: &mut Buf<A>,
         k: &mut Buf<A>,
         v: &mut Buf<A>,
-        qkv: &Buf<A>,
         slots: &Buf<u32>,
         positions: &Buf<u32>,
         heads: Heads,
+        theta: f64,
         capacity: usize,
     ) -> Result<()> {
-        decode::cache_write(self, k, v, qkv, slots, positions, heads, capacity)
+        let _span = self.span("rope_cached", || cost::rope_cached::<Self>(Self::len(slots), heads));
+        rope::rope_cached(self, qkv, k, v, slots, positions, heads, theta, capacity)
     }
 
     fn attention_decode(
@@ -401,14 +500,17 @@ impl<A: Act> Device for Cuda<A> {
         heads: Heads,
         capacity: usize,
     ) -> Result<()> {
+        let _span = self.span_of("attention_decode");
         decode::attention_decode(self, out, qkv, k, v, slots, lengths, heads, capacity)
     }
 
     fn swiglu_fwd(&self, out: &mut Buf<A>, gate_up: &Buf<A>, f: usize) -> Result<()> {
+        let _span = self.span("swiglu_fwd", || cost::swiglu_fwd::<Self>(Self::len(out)));
         swiglu::swiglu_fwd(self, out, gate_up, f)
     }
 
     fn swiglu_bwd(&self, dgate_up: &mut Buf<A>, dout: &Buf<A>, gate_up: &Buf<A>, f: usize) -> Result<()> {
+        let _span = self.span("swiglu_bwd", || cost::swiglu_bwd::<Self>(Self::len(dout)));
         swiglu::swiglu_bwd(self, dgate_up, dout, gate_up, f)
     }
 
@@ -423,6 +525,7 @@ impl<A: Act> Device for Cuda<A> {
         scale: f32,
         tcv: (usize, usize, usize),
     ) -> Result<()> {
+        let _span = self.span("linear_logprob_fwd", || cost::linear_logprob_fwd::<Self>(tcv));
         logprob::linear_logprob_fwd(self, logprob, lse, entropy, x, head, targets, scale, tcv)
     }
 
@@ -438,10 +541,12 @@ impl<A: Act> Device for Cuda<A> {
         scale: f32,
         tcv: (usize, usize, usize),
     ) -> Result<()> {
+        let _span = self.span("linear_logprob_bwd", || cost::linear_logprob_bwd::<Self>(dhead.is_some(), tcv));
         logprob::linear_logprob_bwd(self, dx, dhead, dlogprob, lse, x, head, targets, scale, tcv)
     }
 
     fn logits(&self, out: &mut Buf<f32>, x: &Buf<A>, head: &Buf<A>, bcv: (usize, usize, usize)) -> Result<()> {
+        let _span = self.span("logits", || cost::logits::<Self>(bcv));
         logprob::logits(self, out, x, head, bcv)
     }
 
@@ -454,10 +559,17 @@ impl<A: Act> Device for Cuda<A> {
         sampling: Sampling,
         v: usize,
     ) -> Result<()> {
+        let _span = self.span("sample", || cost::sample::<Self>(Self::len(ids), v));
         sample::sample(self, ids, logprob, logits, draws, sampling, v)
     }
 
+    fn advance(&self, last: &mut Buf<u32>, cursor: &mut Cursor<Self>, ids: &Buf<u32>) -> Result<()> {
+        let _span = self.span("advance", || cost::advance(Self::len(ids)));
+        cursor::advance(self, last, cursor, ids)
+    }
+
     fn scalar_head_fwd(&self, out: &mut Buf<f32>, x: &Buf<A>, weight: &Buf<A>, c: usize) -> Result<()> {
+        let _span = self.span("scalar_head_fwd", || cost::scalar_head_fwd::<Self>(Self::len(out), c));
         scalar_head::scalar_head_fwd(self, out, x, weight, c)
     }
 
@@ -470,6 +582,7 @@ impl<A: Act> Device for Cuda<A> {
         weight: &Buf<A>,
         c: usize,
     ) -> Result<()> {
+        let _span = self.span("scalar_head_bwd", || cost::scalar_head_bwd::<Self>(dweight.is_some(), Self::len(dout), c));
         scalar_head::scalar_head_bwd(self, dx, dweight, dout, x, weight, c)
     }
 
@@ -483,6 +596,7 @@ impl<A: Act> Device for Cuda<A> {
         clip: f32,
         norm: f64,
     ) -> Result<()> {
+        let _span = self.span("ppo_clip", || cost::ppo_clip::<Self>(Self::len(logprob)));
         losses::ppo_clip(self, dlogprob, stats, logprob, old, advantage, clip, norm)
     }
 
@@ -496,6 +610,7 @@ impl<A: Act> Device for Cuda<A> {
         clip: f32,
         norm: f64,
     ) -> Result<()> {
+        let _span = self.span("value_clip", || cost::value_clip::<Self>(Self::len(value)));
         losses::value_clip(self, dvalue, stats, value, old, returns, clip, norm)
     }
 
@@ -509,6 +624,7 @@ impl<A: Act> Device for Cuda<A> {
         gamma: f32,
         lambda: f32,
     ) -> Result<()> {
+        let _span = self.span("gae", || cost::gae::<Self>(Self::len(value)));
         losses::gae(self, advantage, returns, reward, value, bounds, gamma, lambda)
     }
 
@@ -520,18 +636,22 @@ impl<A: Act> Device for Cuda<A> {
         labels: &Buf<f32>,
         norm: f64,
     ) -> Result<()> {
+        let _span = self.span("bradley_terry", || cost::bradley_terry::<Self>(Self::len(labels)));
         losses::bradley_terry(self, dscores, stats, scores, labels, norm)
     }
 
     fn moments(&self, x: &Buf<f32>, shift: f64) -> Result<(f64, f64)> {
+        let _span = self.span("moments", || cost::moments::<Self>(Self::len(x)));
         losses::moments(self, x, shift)
     }
 
     fn whiten(&self, x: &mut Buf<f32>, mean: f64, rstd: f64) -> Result<()> {
+        let _span = self.span("whiten", || cost::whiten::<Self>(Self::len(x)));
         losses::whiten(self, x, mean, rstd)
     }
 
     fn sum_squares(&self, out: &mut Buf<f32>, at: usize, x: &Buf<f32>) -> Result<()> {
+        let _span = self.span("sum_squares", || cost::sum_squares::<Self>(Self::len(x)));
         optim::sum_squares(self, out, at, x)
     }
 
@@ -544,6 +664,7 @@ impl<A: Act> Device for Cuda<A> {
         grad: &Buf<f32>,
         hyper: AdamW,
     ) -> Result<()> {
+        let _span = self.span("adamw", || cost::adamw::<Self>(Self::len(grad)));
         optim::adamw(self, param, master, m, v, grad, hyper)
     }
 }

@@ -1,20 +1,21 @@
 //! A device that computes nothing: its buffers are extents, its operators check them and write down what they would cost. The
 //! engine's own code runs on it, so what is planned is what is run.
-//!
-//! Costs are a floor. A product of [m, k] and [k, n] is 2 m n k operations; an operator reads each of its arguments and writes each
-//! of its results once. What a kernel reads twice, or rounds up to whole tiles, is not counted.
+//! Those costs stand in `cost.rs`.
 
 mod ledger;
+mod replay;
 
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
 use std::sync::Mutex;
 
-use super::cuda::scratch;
-use super::{AdamW, Bounds, Branch, Device, Dropout, Elem, Heads, Real, Sampling, check, extent};
+pub use super::cost::Cost;
+use super::cuda::scratch::{self, Low};
+use super::{AdamW, Bounds, Branch, Cursor, Device, Dropout, Elem, Heads, Real, Sampling, check, cost, extent, narrow};
 use crate::error::Result;
 use ledger::Book;
-pub use ledger::{Buf, Class, Cost, Held, Work};
+pub use ledger::{Buf, Class, Held, Work};
+pub use replay::Graphs;
 
 /// Which device is stood for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,14 +50,12 @@ impl Scratch<'_> {
     }
 }
 
-fn size<T>(elements: usize) -> u64 {
-    (elements * size_of::<T>()) as u64
-}
-
-/// Query-key pairs of causal attention inside each sequence.
-fn pairs<D: Device>(bounds: &Bounds<D>) -> u64 {
-    let length = |pair: &[u32]| u64::from(pair[1] - pair[0]);
-    bounds.host.windows(2).map(length).map(|l| l * (l + 1) / 2).sum()
+/// The sum of what is uploaded, of u32.
+fn sum_of<T: Elem>(host: &[T]) -> u64 {
+    match T::NAME == u32::NAME {
+        true => bytemuck::cast_slice::<T, u32>(host).iter().map(|id| u64::from(*id)).sum(),
+        false => 0,
+    }
 }
 
 impl<A: Real> Meter<A> {
@@ -105,16 +104,25 @@ impl<A: Real> Meter<A> {
         self.book.take_work()
     }
 
-    fn record(&self, operator: &'static str, products: u64, other: u64, bytes: u64, launches: u64) {
-        self.book.record(operator, Cost { products, other, bytes, launches });
+    fn record(&self, operator: &'static str, cost: Cost) {
+        self.book.record(operator, cost);
+    }
+
+    /// The rotary frequencies, which a GPU keeps from their first use on.
+    fn keep_frequencies(&self, heads: Heads, theta: f64) {
+        if self.style == Style::Cuda {
+            let mut kept = self.kept.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            let make = || {
+                let buf = self.book.allocate(scratch::frequencies(heads.dim), 0);
+                buf.tag(Class::Workspace);
+                buf
+            };
+            kept.frequencies.entry((heads.dim, theta.to_bits())).or_insert_with(make);
+        }
     }
 
     fn scratch(&self) -> Scratch<'_> {
         Scratch(&self.book, self.style == Style::Cuda)
-    }
-
-    fn act_bytes(elements: usize) -> u64 {
-        size::<A>(elements)
     }
 }
 
@@ -124,6 +132,9 @@ impl<A: Real> Device for Meter<A> {
     type Buf<T: Elem> = Buf<T>;
     /// Elements: the host's memory is not counted.
     type Host<T: Elem> = usize;
+    /// Elements of both.
+    type Pending<T: Elem, U: Elem> = (usize, usize);
+    type Graphs = Graphs;
 
     fn name(&self) -> String {
         format!("meter ({:?}, {})", self.style, A::NAME.to_lowercase())
@@ -140,11 +151,21 @@ impl<A: Real> Device for Meter<A> {
     }
 
     fn upload<T: Elem>(&self, host: &[T]) -> Result<Buf<T>> {
-        let sum = match T::NAME == u32::NAME {
-            true => bytemuck::cast_slice::<T, u32>(host).iter().map(|id| u64::from(*id)).sum(),
-            false => 0,
-        };
-        Ok(self.book.allocate(host.len(), sum))
+        Ok(self.book.allocate(host.len(), sum_of(host)))
+    }
+
+    fn write<T: Elem>(&self, buf: &mut Buf<T>, host: &[T]) -> Result<()> {
+        extent::<Self, T>("write: buf", buf, host.len())?;
+        buf.sum = sum_of(host);
+        Ok(())
+    }
+
+    fn begin_download<T: Elem, U: Elem>(&self, a: &Buf<T>, b: &Buf<U>) -> Result<(usize, usize)> {
+        Ok((a.len, b.len))
+    }
+
+    fn finish_download<T: Elem, U: Elem>(&self, (a, b): (usize, usize)) -> Result<(Vec<T>, Vec<U>)> {
+        Ok((vec![T::default(); a], vec![U::default(); b]))
     }
 
     fn download<T: Elem>(&self, buf: &Buf<T>) -> Result<Vec<T>> {
@@ -165,18 +186,18 @@ impl<A: Real> Device for Meter<A> {
 
     fn copy<T: Elem>(&self, dst: &mut Buf<T>, dst_at: usize, src: &Buf<T>, src_at: usize, len: usize) -> Result<()> {
         check::copy::<Self, T>(dst, dst_at, src, src_at, len)?;
-        self.record("copy", 0, 0, 2 * size::<T>(len), 1);
+        self.record("copy", cost::copy::<T>(len));
         Ok(())
     }
 
     fn clear<T: Elem>(&self, buf: &mut Buf<T>) -> Result<()> {
-        self.record("clear", 0, 0, buf.bytes() as u64, 1);
+        self.record("clear", cost::clear::<T>(buf.len));
         Ok(())
     }
 
     fn cast<S: Real, T: Real>(&self, dst: &mut Buf<T>, src: &Buf<S>) -> Result<()> {
         extent::<Self, T>("cast: dst", dst, src.len)?;
-        self.record("cast", 0, 0, (dst.bytes() + src.bytes()) as u64, 1);
+        self.record("cast", cost::cast::<S, T>(src.len));
         Ok(())
     }
 
@@ -184,35 +205,49 @@ impl<A: Real> Device for Meter<A> {
         self.book.memory()
     }
 
+    fn ahead(&self) -> usize {
+        usize::from(self.style == Style::Cuda)
+    }
+
+    fn replays(&self) -> bool {
+        self.style == Style::Cuda
+    }
+
+    fn replay(&self, graphs: &mut Graphs, key: usize, body: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+        match self.style {
+            Style::Cpu => body(),
+            Style::Cuda => graphs.run(&self.book, key, body),
+        }
+    }
+
     fn gather_rows<T: Elem>(&self, out: &mut Buf<T>, _: &Buf<T>, rows: &Buf<u32>, c: usize) -> Result<()> {
         check::gather_rows::<Self, T>(out, rows, c)?;
-        self.record("gather_rows", 0, 0, (2 * out.bytes() + rows.bytes()) as u64, 1);
+        self.record("gather_rows", cost::gather_rows::<T>(rows.len, c));
         Ok(())
     }
 
     fn scatter_rows<T: Elem>(&self, out: &mut Buf<T>, inp: &Buf<T>, rows: &Buf<u32>, c: usize) -> Result<()> {
         check::scatter_rows::<Self, T>(inp, rows, c)?;
-        self.record("scatter_rows", 0, 0, (out.bytes() + inp.bytes() + rows.bytes()) as u64, 2);
+        self.record("scatter_rows", cost::scatter_rows::<T>(out.len, rows.len, c));
         Ok(())
     }
 
     fn add(&self, out: &mut Buf<A>, inp: &Buf<A>) -> Result<()> {
         extent::<Self, A>("add: out", out, inp.len)?;
-        self.record("add", 0, inp.len as u64, (2 * out.bytes() + inp.bytes()) as u64, 1);
+        self.record("add", cost::add::<Self>(inp.len));
         Ok(())
     }
 
     fn embed_fwd(&self, out: &mut Buf<A>, table: &Buf<A>, ids: &Buf<u32>, c: usize) -> Result<()> {
-        check::embed_fwd::<Self>(out, table, ids, c)?;
+        let t = check::embed_fwd::<Self>(out, table, ids, c)?;
         self.book.backward(false);
-        self.record("embed_fwd", 0, 0, (2 * out.bytes() + ids.bytes()) as u64, 1);
+        self.record("embed_fwd", cost::embed_fwd::<Self>(t, c));
         Ok(())
     }
 
     fn embed_bwd(&self, dtable: &mut Buf<f32>, dout: &Buf<A>, ids: &Buf<u32>, c: usize) -> Result<()> {
-        check::embed_bwd::<Self>(dtable, dout, ids, c)?;
-        let rows = 2 * size::<f32>(dout.len);
-        self.record("embed_bwd", 0, dout.len as u64, rows + (dout.bytes() + ids.bytes()) as u64, 1);
+        let t = check::embed_bwd::<Self>(dtable, dout, ids, c)?;
+        self.record("embed_bwd", cost::embed_bwd::<Self>(t, c));
         Ok(())
     }
 
@@ -226,10 +261,9 @@ impl<A: Real> Device for Meter<A> {
         c: usize,
         _: f64,
     ) -> Result<()> {
+        let residual = sum.is_some();
         let t = check::rmsnorm_fwd::<Self>(out, rstd, sum.as_ref().map(|(sum, delta)| (&**sum, *delta)), inp, weight, c)?;
-        let (rows, adds) = if sum.is_some() { (4, 1) } else { (2, 0) };
-        let bytes = rows * Self::act_bytes(t * c) + (rstd.bytes() + weight.bytes()) as u64;
-        self.record("rmsnorm_fwd", 0, (4 + adds) * (t * c) as u64, bytes, 1);
+        self.record("rmsnorm_fwd", cost::rmsnorm_fwd::<Self>(t, c, residual));
         Ok(())
     }
 
@@ -245,16 +279,14 @@ impl<A: Real> Device for Meter<A> {
     ) -> Result<()> {
         let t = check::rmsnorm_bwd::<Self>(dx, dweight.as_deref(), dout, rstd, x, weight, c)?;
         self.book.backward(true);
-        let (sums, launches) = dweight.map_or((0, 1), |dweight| (2 * dweight.bytes(), 2));
-        let bytes = 4 * Self::act_bytes(t * c) + (rstd.bytes() + weight.bytes() + sums) as u64;
-        self.record("rmsnorm_bwd", 0, (8 + 3 * (launches - 1)) * (t * c) as u64, bytes, launches);
+        self.record("rmsnorm_bwd", cost::rmsnorm_bwd::<Self>(t, c, dweight.is_some()));
         Ok(())
     }
 
     fn lora_linear_fwd(
         &self,
         out: &mut Buf<A>,
-        z: &mut [Buf<A>],
+        z: &mut Buf<A>,
         x: &Buf<A>,
         w: &Buf<A>,
         bias: Option<&Buf<A>>,
@@ -263,14 +295,9 @@ impl<A: Real> Device for Meter<A> {
         tnk: (usize, usize, usize),
     ) -> Result<()> {
         check::lora_linear_fwd::<Self>(out, z, x, w, bias, branches, tnk)?;
-        let (t, n, k) = tnk;
-        let mut products = 2 * (t * n * k) as u64;
-        let mut bytes = (out.bytes() + x.bytes() + w.bytes() + bias.map_or(0, Buf::bytes)) as u64;
-        for branch in branches {
-            products += 2 * (t * branch.r * (k + branch.n)) as u64;
-            bytes += (branch.a.bytes() + branch.b.bytes()) as u64 + Self::act_bytes(t * branch.r);
-        }
-        self.record("lora_linear_fwd", products, 0, bytes, 1 + 2 * branches.len() as u64);
+        let rides = z.len > 0 && scratch::rides(size_of::<A>(), tnk);
+        let _packed = rides.then(|| self.scratch().take::<A>(tnk.1 * narrow(branches)));
+        self.record("lora_linear_fwd", cost::lora_linear_fwd(bias.is_some(), branches, tnk));
         Ok(())
     }
 
@@ -279,42 +306,48 @@ impl<A: Real> Device for Meter<A> {
         dx: Option<(&mut Buf<A>, bool)>,
         dbranches: &mut [&mut Buf<f32>],
         dout: &Buf<A>,
-        z: &[Buf<A>],
+        z: &Buf<A>,
         x: &Buf<A>,
         w: &Buf<A>,
         branches: &[Branch<'_, Self>],
-        _: Option<Dropout>,
+        dropout: Option<Dropout>,
         tnk: (usize, usize, usize),
     ) -> Result<()> {
         check::lora_linear_bwd::<Self>(dx.as_ref().map(|(dx, _)| &**dx), dbranches, dout, z, x, w, branches, tnk)?;
         self.book.backward(true);
-        let (t, n, k) = tnk;
-        let (mut products, mut bytes, mut launches) = (0, dout.bytes() as u64, 0);
-        if let Some((dx, accumulate)) = &dx {
-            products += 2 * (t * n * k) as u64;
-            bytes += (w.bytes() + if *accumulate { 2 } else { 1 } * dx.bytes()) as u64;
-            launches += 1;
-        }
-        if !dbranches.is_empty() {
-            bytes += x.bytes() as u64;
-        }
-        for (i, branch) in branches.iter().enumerate().filter(|(_, branch)| t * branch.n * branch.r > 0) {
-            let _gradient = self.scratch().take::<f32>(scratch::branch_gradient(t, branch.r));
-            let (of_a, of_b) = (2 * (t * branch.r * k) as u64, 2 * (t * branch.r * branch.n) as u64);
-            products += of_b;
-            bytes += (branch.a.bytes() + branch.b.bytes()) as u64;
-            launches += 1;
-            if let Some([da, db]) = dbranches.get(2 * i..2 * i + 2) {
-                products += of_a + of_b;
-                bytes += (2 * (da.bytes() + db.bytes()) + z[i].bytes()) as u64;
-                launches += 2;
+        let (t, _, k) = tnk;
+        let trained = !dbranches.is_empty();
+        let lows: Vec<Low> = branches.iter().map(|branch| (branch.n, branch.r)).collect();
+        if t * scratch::dout_blocks(&lows) > 0 && (trained || dx.is_some()) {
+            let (scratch, width) = (self.scratch(), narrow(branches));
+            let _dz = scratch.take::<A>(t * width);
+            {
+                let _of_dz = scratch.take::<f32>(scratch::dz_parts(t, &lows));
+                let _of_db = trained.then(|| scratch.take::<f32>(scratch::db_parts(t, &lows)));
             }
-            if dx.is_some() {
-                products += of_a;
-                launches += 1;
+            {
+                let _of_da = trained.then(|| scratch.take::<f32>(scratch::da_parts(t, k, &lows)));
             }
+            let rides = dx.is_some() && dropout.is_none_or(|dropout| dropout.p == 0.0) && scratch::rides(size_of::<A>(), tnk);
+            let _packed = rides.then(|| scratch.take::<A>(width * k));
         }
-        self.record("lora_linear_bwd", products, 0, bytes, launches);
+        let dx = dx.map(|(_, accumulate)| accumulate);
+        self.record("lora_linear_bwd", cost::lora_linear_bwd(dx, trained, branches, tnk));
+        Ok(())
+    }
+
+    fn lora_narrow(
+        &self,
+        z: &mut Buf<A>,
+        x: &Buf<A>,
+        branches: &[Branch<'_, Self>],
+        _: Option<Dropout>,
+        tk: (usize, usize),
+    ) -> Result<()> {
+        check::lora_narrow::<Self>(z, x, branches, tk)?;
+        if z.len > 0 {
+            self.record("lora_narrow", cost::lora_narrow(branches, tk));
+        }
         Ok(())
     }
 
@@ -327,26 +360,14 @@ impl<A: Real> Device for Meter<A> {
         tnk: (usize, usize, usize),
     ) -> Result<()> {
         check::linear_dweight::<Self>(dw, dbias.as_deref(), dout, x, tnk)?;
-        let (t, n, k) = tnk;
-        let (sums, launches) = dbias.map_or((0, 1), |dbias| (2 * dbias.bytes(), 2));
-        let bytes = (2 * dw.bytes() + sums + dout.bytes() + x.bytes()) as u64;
-        self.record("linear_dweight", 2 * (t * n * k) as u64, (t * n) as u64 * (launches - 1), bytes, launches);
+        self.record("linear_dweight", cost::linear_dweight::<Self>(dbias.is_some(), tnk));
         Ok(())
     }
 
     fn rope(&self, qkv: &mut Buf<A>, positions: &Buf<u32>, heads: Heads, theta: f64, _: bool) -> Result<()> {
         check::rope::<Self>(qkv, positions, heads)?;
-        let turned = positions.len * (heads.q + heads.kv) * heads.dim;
-        if self.style == Style::Cuda {
-            let mut kept = self.kept.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-            let make = || {
-                let buf = self.book.allocate(scratch::frequencies(heads.dim), 0);
-                buf.tag(Class::Workspace);
-                buf
-            };
-            kept.frequencies.entry((heads.dim, theta.to_bits())).or_insert_with(make);
-        }
-        self.record("rope", 0, 3 * turned as u64, 2 * Self::act_bytes(turned) + positions.bytes() as u64, 1);
+        self.keep_frequencies(heads, theta);
+        self.record("rope", cost::rope::<Self>(positions.len, heads));
         Ok(())
     }
 
@@ -360,10 +381,10 @@ impl<A: Real> Device for Meter<A> {
         t: usize,
     ) -> Result<()> {
         check::attention_fwd::<Self>(out, lse, qkv, bounds, heads, t)?;
-        let pairs = pairs(bounds);
-        let bytes = (out.bytes() + lse.bytes() + qkv.bytes()) as u64;
-        // Scores and their product with the values; of each score a maximum, an exponential and a sum.
-        self.record("attention_fwd", 4 * pairs * heads.q_width() as u64, 3 * pairs * heads.q as u64, bytes, 1);
+        let ordered = t > 0 && scratch::attention_fwd_sm90(size_of::<A>(), heads.dim);
+        let order = scratch::attention_fwd_order(scratch::attention_fwd_tiles(&bounds.host));
+        let _order = ordered.then(|| self.scratch().take::<u32>(order));
+        self.record("attention_fwd", cost::attention_fwd(bounds, heads, t));
         Ok(())
     }
 
@@ -385,28 +406,26 @@ impl<A: Real> Device for Meter<A> {
         let plan = scratch::AttentionBwd::new(size_of::<A>(), &bounds.host, heads, scratch::MULTIPROCESSORS);
         let _sums =
             plan.map(|plan| (scratch.take::<f32>(plan.dq), scratch.take::<f32>(plan.dkv), scratch.take::<u32>(plan.turns)));
-        let pairs = pairs(bounds);
-        let bytes = (dqkv.bytes() + dout.bytes() + out.bytes() + lse.bytes() + qkv.bytes()) as u64;
-        // Five products: the scores again, and the gradients at probabilities, values, queries and keys.
-        self.record("attention_bwd", 10 * pairs * heads.q_width() as u64, 4 * pairs * heads.q as u64, bytes, 3);
+        self.record("attention_bwd", cost::attention_bwd(bounds, heads, t));
         Ok(())
     }
 
-    fn cache_write(
+    fn rope_cached(
         &self,
+        qkv: &mut Buf<A>,
         k: &mut Buf<A>,
         v: &mut Buf<A>,
-        qkv: &Buf<A>,
         slots: &Buf<u32>,
         positions: &Buf<u32>,
         heads: Heads,
+        theta: f64,
         capacity: usize,
     ) -> Result<()> {
-        check::cache_write::<Self>(k, v, qkv, slots, positions, heads, capacity)?;
+        check::rope_cached::<Self>(qkv, k, v, slots, positions, heads, capacity)?;
+        self.keep_frequencies(heads, theta);
         k.tag(Class::Cache);
         v.tag(Class::Cache);
-        let moved = 4 * Self::act_bytes(slots.len * heads.kv_width());
-        self.record("cache_write", 0, 0, moved + (slots.bytes() + positions.bytes()) as u64, 1);
+        self.record("rope_cached", cost::rope_cached::<Self>(slots.len, heads));
         Ok(())
     }
 
@@ -424,23 +443,20 @@ impl<A: Real> Device for Meter<A> {
         check::attention_decode::<Self>(out, qkv, k, v, slots, lengths, heads, capacity)?;
         let partial = scratch::decode_partial(slots.len, heads.q, heads.dim, capacity);
         let _partial = self.scratch().take::<f32>(partial);
-        let bytes = 2 * lengths.sum * Self::act_bytes(heads.kv_width()) + (out.bytes() + qkv.bytes()) as u64;
-        let (products, other) = (4 * lengths.sum * heads.q_width() as u64, 3 * lengths.sum * heads.q as u64);
-        self.record("attention_decode", products, other, bytes, 2);
+        self.record("attention_decode", cost::attention_decode::<Self>(slots.len, lengths.sum, heads));
         Ok(())
     }
 
     fn swiglu_fwd(&self, out: &mut Buf<A>, gate_up: &Buf<A>, f: usize) -> Result<()> {
         let t = check::swiglu_fwd::<Self>(out, gate_up, f)?;
-        self.record("swiglu_fwd", 0, 5 * (t * f) as u64, (out.bytes() + gate_up.bytes()) as u64, 1);
+        self.record("swiglu_fwd", cost::swiglu_fwd::<Self>(t * f));
         Ok(())
     }
 
     fn swiglu_bwd(&self, dgate_up: &mut Buf<A>, dout: &Buf<A>, gate_up: &Buf<A>, f: usize) -> Result<()> {
         let t = check::swiglu_bwd::<Self>(dgate_up, dout, gate_up, f)?;
         self.book.backward(true);
-        let bytes = (dgate_up.bytes() + dout.bytes() + gate_up.bytes()) as u64;
-        self.record("swiglu_bwd", 0, 10 * (t * f) as u64, bytes, 1);
+        self.record("swiglu_bwd", cost::swiglu_bwd::<Self>(t * f));
         Ok(())
     }
 
@@ -456,12 +472,12 @@ impl<A: Real> Device for Meter<A> {
         tcv: (usize, usize, usize),
     ) -> Result<()> {
         check::linear_logprob_fwd::<Self>(logprob, lse, entropy, x, head, targets, tcv)?;
-        let (t, c, v) = tcv;
+        let (t, _, v) = tcv;
         let scratch = self.scratch();
-        let _tile = scratch.take::<f32>(scratch::logits_tile(t, v));
-        let _state = scratch.take::<f32>(scratch::logprob_state(t));
-        let bytes = (logprob.bytes() + lse.bytes() + entropy.bytes() + x.bytes() + head.bytes() + targets.bytes()) as u64;
-        self.record("linear_logprob_fwd", 2 * (t * c * v) as u64, 5 * (t * v) as u64, bytes, 2 * tiles(t, v) + 1);
+        let fused = scratch::logprob_sm90(size_of::<A>(), tcv);
+        let _tile = (!fused).then(|| scratch.take::<f32>(scratch::logits_tile(t, v)));
+        let _state = scratch.take::<f32>(if fused { scratch::logprob_states(t, v) } else { scratch::logprob_state(t) });
+        self.record("linear_logprob_fwd", cost::linear_logprob_fwd::<Self>(tcv));
         Ok(())
     }
 
@@ -481,22 +497,19 @@ impl<A: Real> Device for Meter<A> {
         self.book.backward(true);
         let (t, c, v) = tcv;
         let scratch = self.scratch();
-        let _logits = scratch.take::<f32>(scratch::logits_tile(t, v));
-        let _dlogits = scratch.take::<A>(scratch::logits_tile(t, v));
-        let _sums = scratch.take::<f32>(scratch::logprob_sums(t, c));
-        // The logits again, their gradient times the head, and where it is trained the gradient of the head.
-        let (products, sums) = dhead.map_or((2, 0), |dhead| (3, 2 * dhead.bytes()));
-        let inputs = dlogprob.bytes() + lse.bytes() + x.bytes() + head.bytes() + targets.bytes();
-        let bytes = (dx.bytes() + sums + inputs) as u64;
-        let launches = tiles(t, v) * (1 + products) + t.div_ceil(scratch::TOKENS) as u64;
-        self.record("linear_logprob_bwd", 2 * products * (t * c * v) as u64, 4 * (t * v) as u64, bytes, launches);
+        let fused = scratch::logprob_sm90(size_of::<A>(), tcv);
+        let high = if fused { scratch::logprob_wave(tcv) } else { 0 };
+        let _rows = fused.then(|| scratch.take::<u32>(scratch::logprob_rows(t)));
+        let _wave = fused.then(|| (scratch.take::<A>(high * c), scratch.take::<A>(high * v)));
+        let tile = || (scratch.take::<f32>(scratch::logits_tile(t, v)), scratch.take::<A>(scratch::logits_tile(t, v)));
+        let _tile = (!fused).then(|| (tile(), scratch.take::<f32>(scratch::logprob_sums(t, c))));
+        self.record("linear_logprob_bwd", cost::linear_logprob_bwd::<Self>(dhead.is_some(), tcv));
         Ok(())
     }
 
     fn logits(&self, out: &mut Buf<f32>, x: &Buf<A>, head: &Buf<A>, bcv: (usize, usize, usize)) -> Result<()> {
         check::logits::<Self>(out, x, head, bcv)?;
-        let (b, c, v) = bcv;
-        self.record("logits", 2 * (b * c * v) as u64, 0, (out.bytes() + x.bytes() + head.bytes()) as u64, 1);
+        self.record("logits", cost::logits::<Self>(bcv));
         Ok(())
     }
 
@@ -510,15 +523,20 @@ impl<A: Real> Device for Meter<A> {
         v: usize,
     ) -> Result<()> {
         let b = check::sample::<Self>(ids, logprob, logits, draws, v)?;
-        let bytes = ids.bytes() + logprob.bytes() + logits.bytes() + draws.bytes();
-        self.record("sample", 0, 4 * (b * v) as u64, bytes as u64, 1);
+        self.record("sample", cost::sample::<Self>(b, v));
+        Ok(())
+    }
+
+    fn advance(&self, _: &mut Buf<u32>, cursor: &mut Cursor<Self>, ids: &Buf<u32>) -> Result<()> {
+        let b = check::advance::<Self>(cursor, ids)?;
+        cursor.lengths.sum += b as u64;
+        self.record("advance", cost::advance(b));
         Ok(())
     }
 
     fn scalar_head_fwd(&self, out: &mut Buf<f32>, x: &Buf<A>, weight: &Buf<A>, c: usize) -> Result<()> {
         check::scalar_head_fwd::<Self>(out, x, weight, c)?;
-        let bytes = out.bytes() + x.bytes() + weight.bytes();
-        self.record("scalar_head_fwd", 0, 2 * x.len as u64, bytes as u64, 1);
+        self.record("scalar_head_fwd", cost::scalar_head_fwd::<Self>(out.len, c));
         Ok(())
     }
 
@@ -533,9 +551,7 @@ impl<A: Real> Device for Meter<A> {
     ) -> Result<()> {
         check::scalar_head_bwd::<Self>(dx, dweight.as_deref(), dout, x, weight, c)?;
         self.book.backward(true);
-        let (sums, launches) = dweight.map_or((0, 1), |dweight| (x.bytes() + 2 * dweight.bytes(), 2));
-        let bytes = dx.bytes() + sums + dout.bytes() + weight.bytes();
-        self.record("scalar_head_bwd", 0, (2 * launches - 1) * dx.len as u64, bytes as u64, launches);
+        self.record("scalar_head_bwd", cost::scalar_head_bwd::<Self>(dweight.is_some(), dout.len, c));
         Ok(())
     }
 
@@ -550,7 +566,7 @@ impl<A: Real> Device for Meter<A> {
         _: f64,
     ) -> Result<()> {
         let t = check::ppo_clip::<Self>(dlogprob, stats, logprob, old, advantage)?;
-        self.record("ppo_clip", 0, 15 * t as u64, 4 * size::<f32>(t) + stats.bytes() as u64, 1);
+        self.record("ppo_clip", cost::ppo_clip::<Self>(t));
         Ok(())
     }
 
@@ -565,7 +581,7 @@ impl<A: Real> Device for Meter<A> {
         _: f64,
     ) -> Result<()> {
         let t = check::value_clip::<Self>(dvalue, stats, value, old, returns)?;
-        self.record("value_clip", 0, 10 * t as u64, 4 * size::<f32>(t) + stats.bytes() as u64, 1);
+        self.record("value_clip", cost::value_clip::<Self>(t));
         Ok(())
     }
 
@@ -580,7 +596,7 @@ impl<A: Real> Device for Meter<A> {
         _: f32,
     ) -> Result<()> {
         let t = check::gae::<Self>(advantage, returns, reward, value, bounds)?;
-        self.record("gae", 0, 6 * t as u64, 4 * size::<f32>(t), 1);
+        self.record("gae", cost::gae::<Self>(t));
         Ok(())
     }
 
@@ -593,26 +609,25 @@ impl<A: Real> Device for Meter<A> {
         _: f64,
     ) -> Result<()> {
         let pairs = check::bradley_terry::<Self>(dscores, stats, scores, labels)?;
-        let bytes = dscores.bytes() + stats.bytes() + scores.bytes() + labels.bytes();
-        self.record("bradley_terry", 0, 10 * pairs as u64, bytes as u64, 1);
+        self.record("bradley_terry", cost::bradley_terry::<Self>(pairs));
         Ok(())
     }
 
     fn moments(&self, x: &Buf<f32>, _: f64) -> Result<(f64, f64)> {
         let _sums = self.scratch().take::<f64>(scratch::MOMENTS);
-        self.record("moments", 0, 4 * x.len as u64, x.bytes() as u64, 1);
+        self.record("moments", cost::moments::<Self>(x.len));
         Ok((0.0, 0.0))
     }
 
     fn whiten(&self, x: &mut Buf<f32>, _: f64, _: f64) -> Result<()> {
-        self.record("whiten", 0, 2 * x.len as u64, 2 * x.bytes() as u64, 1);
+        self.record("whiten", cost::whiten::<Self>(x.len));
         Ok(())
     }
 
     fn sum_squares(&self, out: &mut Buf<f32>, at: usize, x: &Buf<f32>) -> Result<()> {
         check::element::<Self>("sum_squares: out", out, at)?;
         let _parts = self.scratch().take::<f64>(scratch::square_parts(x.len));
-        self.record("sum_squares", 0, 2 * x.len as u64, x.bytes() as u64, 2);
+        self.record("sum_squares", cost::sum_squares::<Self>(x.len));
         Ok(())
     }
 
@@ -626,13 +641,7 @@ impl<A: Real> Device for Meter<A> {
         _: AdamW,
     ) -> Result<()> {
         let n = check::adamw::<Self>(param, master, m, v, grad)?;
-        let bytes = param.bytes() + 2 * (master.bytes() + m.bytes() + v.bytes()) + grad.bytes();
-        self.record("adamw", 0, 15 * n as u64, bytes as u64, 1);
+        self.record("adamw", cost::adamw::<Self>(n));
         Ok(())
     }
-}
-
-/// Tiles of logits.
-fn tiles(t: usize, v: usize) -> u64 {
-    (t.div_ceil(scratch::TOKENS) * v.div_ceil(scratch::VOCABULARY)) as u64
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::lora::{self, LayerAdapter, Target};
 use super::{Config, Packed};
-use crate::device::{Bounds, Device, Dropout};
+use crate::device::{Bounds, Cursor, Device, Dropout, narrow};
 use crate::error::Result;
 use crate::recipe::Recompute;
 use crate::weights::{Grads, Param, Part};
@@ -76,28 +76,28 @@ pub(super) enum Attend<'a, D: Device> {
     /// Their own packed sequence, which is also written to the cache.
     Prefill { bounds: &'a Bounds<D>, cache: &'a mut LayerCache<D>, slots: &'a D::Buf<u32>, capacity: usize },
     /// The cache, one query a sequence.
-    Decode { cache: &'a mut LayerCache<D>, slots: &'a D::Buf<u32>, lengths: &'a D::Buf<u32>, capacity: usize },
+    Decode { cache: &'a mut LayerCache<D>, cursor: &'a Cursor<D>, capacity: usize },
 }
 
 /// From the first norm to o.
 struct AttentionSaved<D: Device> {
     rstd: D::Buf<D::Acc>,
     h: D::Buf<D::Act>,
-    z_qkv: Vec<D::Buf<D::Act>>,
+    z_qkv: D::Buf<D::Act>,
     qkv: D::Buf<D::Act>,
     out: D::Buf<D::Act>,
     lse: D::Buf<D::Acc>,
-    z_o: Vec<D::Buf<D::Act>>,
+    z_o: D::Buf<D::Act>,
 }
 
-/// From the second norm to down.
+/// From the second norm to down. `act` is down's input, if that is needed.
 struct MlpSaved<D: Device> {
     rstd: D::Buf<D::Acc>,
     h: D::Buf<D::Act>,
-    z_gate_up: Vec<D::Buf<D::Act>>,
+    z_gate_up: D::Buf<D::Act>,
     gate_up: D::Buf<D::Act>,
     act: D::Buf<D::Act>,
-    z_down: Vec<D::Buf<D::Act>>,
+    z_down: D::Buf<D::Act>,
 }
 
 /// What a block keeps: at least the residual stream that entered it.
@@ -131,9 +131,28 @@ struct Linear<'a, D: Device> {
 }
 
 impl<D: Device> Linear<'_, D> {
-    fn forward(&self, device: &D, x: &D::Buf<D::Act>, t: usize) -> Result<(D::Buf<D::Act>, Vec<D::Buf<D::Act>>)> {
+    /// Whether something of it is trained, which is what its input and `z` are kept for.
+    fn learns(&self) -> bool {
+        let slot = self.w.slot.or(self.bias.and_then(|bias| bias.slot));
+        slot.is_some() || !lora::slots(self.side, self.targets).is_empty()
+    }
+
+    /// The buffer if it is needed, else an empty one in its place.
+    fn keep(&self, device: &D, buf: D::Buf<D::Act>) -> Result<D::Buf<D::Act>> {
+        if self.learns() { Ok(buf) } else { device.empty(0) }
+    }
+
+    /// What of [`Linear::forward`] backward needs, without its output.
+    fn narrow(&self, device: &D, x: &D::Buf<D::Act>, t: usize) -> Result<D::Buf<D::Act>> {
         let branches = lora::branches(self.side, self.targets);
-        let mut z = branches.iter().map(|branch| device.empty(t * branch.r)).collect::<Result<Vec<_>>>()?;
+        let mut z = device.empty(t * narrow(&branches))?;
+        device.lora_narrow(&mut z, x, &branches, self.dropout, (t, self.k))?;
+        Ok(z)
+    }
+
+    fn forward(&self, device: &D, x: &D::Buf<D::Act>, t: usize) -> Result<(D::Buf<D::Act>, D::Buf<D::Act>)> {
+        let branches = lora::branches(self.side, self.targets);
+        let mut z = device.empty(t * narrow(&branches))?;
         let mut out = device.empty(t * self.n)?;
         let bias = self.bias.map(|bias| &bias.value);
         device.lora_linear_fwd(&mut out, &mut z, x, &self.w.value, bias, &branches, self.dropout, (t, self.n, self.k))?;
@@ -146,7 +165,7 @@ impl<D: Device> Linear<'_, D> {
         device: &D,
         dout: &D::Buf<D::Act>,
         x: &D::Buf<D::Act>,
-        z: &[D::Buf<D::Act>],
+        z: &D::Buf<D::Act>,
         grads: &mut Grads<D>,
         below: bool,
         t: usize,
@@ -273,21 +292,27 @@ impl<D: Device> Block<D> {
         let (mut h, mut rstd) = (device.empty(t * config.hidden)?, device.empty(t)?);
         let x = residual.normalise(device, &mut h, &mut rstd, &self.attention_norm, config)?;
         let (mut packed, z_qkv) = qkv.forward(device, &h, t)?;
-        device.rope(&mut packed, positions, heads, config.rope_theta, false)?;
+        let theta = config.rope_theta;
         let mut out = device.empty(t * heads.q_width())?;
-        let mut lse = device.empty(heads.q * t)?;
+        // Backward alone asks for it, and nothing goes backward from the cache.
+        let kept = if matches!(attend, Attend::Decode { .. }) { 0 } else { heads.q * t };
+        let mut lse = device.empty(kept)?;
         match attend {
-            Attend::Packed { bounds } => device.attention_fwd(&mut out, &mut lse, &packed, bounds, heads, t)?,
-            Attend::Prefill { bounds, cache, slots, capacity } => {
-                device.cache_write(&mut cache.k, &mut cache.v, &packed, slots, positions, heads, capacity)?;
+            Attend::Packed { bounds } => {
+                device.rope(&mut packed, positions, heads, theta, false)?;
                 device.attention_fwd(&mut out, &mut lse, &packed, bounds, heads, t)?;
             }
-            Attend::Decode { cache, slots, lengths, capacity } => {
-                device.cache_write(&mut cache.k, &mut cache.v, &packed, slots, positions, heads, capacity)?;
-                device.attention_decode(&mut out, &packed, &cache.k, &cache.v, slots, lengths, heads, capacity)?;
+            Attend::Prefill { bounds, cache: LayerCache { k, v }, slots, capacity } => {
+                device.rope_cached(&mut packed, k, v, slots, positions, heads, theta, capacity)?;
+                device.attention_fwd(&mut out, &mut lse, &packed, bounds, heads, t)?;
+            }
+            Attend::Decode { cache: LayerCache { k, v }, cursor: Cursor { slots, lengths, .. }, capacity } => {
+                device.rope_cached(&mut packed, k, v, slots, positions, heads, theta, capacity)?;
+                device.attention_decode(&mut out, &packed, k, v, slots, lengths, heads, capacity)?;
             }
         }
         let (delta, z_o) = o.forward(device, &out, t)?;
+        let h = qkv.keep(device, h)?;
         Ok((AttentionSaved { rstd, h, z_qkv, qkv: packed, out, lse, z_o }, x, delta))
     }
 
@@ -301,13 +326,52 @@ impl<D: Device> Block<D> {
         config: &Config,
         t: usize,
     ) -> Result<(MlpSaved<D>, Arc<D::Buf<D::Act>>, D::Buf<D::Act>)> {
+        let (saved, x) = self.expand(device, residual, gate_up, config, t)?;
+        let act = self.activate(device, &saved.gate_up, config, t)?;
+        let (delta, z_down) = down.forward(device, &act, t)?;
+        Ok((MlpSaved { act: down.keep(device, act)?, z_down, ..saved }, x, delta))
+    }
+
+    /// What [`Block::mlp`] saved, once more, and the residual stream that entered. The product of down is not in it.
+    fn mlp_again(
+        &self,
+        device: &D,
+        residual: Residual<D>,
+        gate_up: &Linear<'_, D>,
+        down: &Linear<'_, D>,
+        config: &Config,
+        t: usize,
+    ) -> Result<(MlpSaved<D>, Arc<D::Buf<D::Act>>)> {
+        let (saved, x) = self.expand(device, residual, gate_up, config, t)?;
+        if !down.learns() {
+            return Ok((saved, x));
+        }
+        let act = self.activate(device, &saved.gate_up, config, t)?;
+        let z_down = down.narrow(device, &act, t)?;
+        Ok((MlpSaved { act, z_down, ..saved }, x))
+    }
+
+    /// From the second norm to gate and up: what is saved of it, what is down's being empty, and the residual stream that entered.
+    fn expand(
+        &self,
+        device: &D,
+        residual: Residual<D>,
+        gate_up: &Linear<'_, D>,
+        config: &Config,
+        t: usize,
+    ) -> Result<(MlpSaved<D>, Arc<D::Buf<D::Act>>)> {
         let (mut h, mut rstd) = (device.empty(t * config.hidden)?, device.empty(t)?);
         let x = residual.normalise(device, &mut h, &mut rstd, &self.mlp_norm, config)?;
         let (both, z_gate_up) = gate_up.forward(device, &h, t)?;
+        let (act, z_down) = (device.empty(0)?, device.empty(0)?);
+        Ok((MlpSaved { rstd, h: gate_up.keep(device, h)?, z_gate_up, gate_up: both, act, z_down }, x))
+    }
+
+    /// `SiLU(gate) * up`, which is down's input.
+    fn activate(&self, device: &D, gate_up: &D::Buf<D::Act>, config: &Config, t: usize) -> Result<D::Buf<D::Act>> {
         let mut act = device.empty(t * config.intermediate)?;
-        device.swiglu_fwd(&mut act, &both, config.intermediate)?;
-        let (delta, z_down) = down.forward(device, &act, t)?;
-        Ok((MlpSaved { rstd, h, z_gate_up, gate_up: both, act, z_down }, x, delta))
+        device.swiglu_fwd(&mut act, gate_up, config.intermediate)?;
+        Ok(act)
     }
 
     /// `dresidual[t, c]` enters as the gradient at the block's output and leaves as that at its input. With `below` false nothing
@@ -331,14 +395,14 @@ impl<D: Device> Block<D> {
             (Some((attention, x2)), Some(mlp)) => (attention, x2, mlp),
             (Some((attention, x2)), None) => {
                 let residual = Residual { x: x2.clone(), delta: None };
-                let (mlp, ..) = self.mlp(device, residual, &gate_up, &down, config, t)?;
+                let (mlp, _) = self.mlp_again(device, residual, &gate_up, &down, config, t)?;
                 (attention, x2, mlp)
             }
             (None, _) => {
                 let residual = Residual { x: saved.x.clone(), delta: None };
                 let attend = Attend::Packed { bounds: &batch.bounds };
                 let (attention, x, delta) = self.attention(device, residual, &qkv, &o, &batch.positions, attend, config, t)?;
-                let (mlp, x2, _) = self.mlp(device, Residual { x, delta: Some(delta) }, &gate_up, &down, config, t)?;
+                let (mlp, x2) = self.mlp_again(device, Residual { x, delta: Some(delta) }, &gate_up, &down, config, t)?;
                 (attention, x2, mlp)
             }
         };

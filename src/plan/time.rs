@@ -54,6 +54,12 @@ fn call(card: &Card, cost: &Cost) -> (f64, f64) {
     (arithmetic, cost.bytes as f64 / card.bandwidth)
 }
 
+/// Seconds that one call takes at least.
+pub fn of_call(card: &Card, cost: &Cost) -> f64 {
+    let (arithmetic, bytes) = call(card, cost);
+    arithmetic.max(bytes)
+}
+
 /// Seconds of operators one after the other.
 pub fn of_work(card: &Card, work: &Work) -> Seconds {
     let (mut compute, mut memory) = (Vec::new(), Vec::new());

@@ -6,64 +6,36 @@
 //! the SFT adapter itself, the critic is a third adapter with a scalar head (or only a head on the reference's states). The
 //! micro-batches of an iteration stay the same through its epochs, so the first ratio is exactly 1.
 
+mod rollout;
+
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+pub use rollout::{Prompt, Reading, Trajectory};
+use rollout::{prompts, rollout};
+
 use super::checkpoints::{Checkpoints, Content, Piece};
-use super::{Files, instruction, sft, spread, train};
+use super::{Files, sft, spread, train};
 use crate::batch::{NextTokens, Order};
 use crate::checkpoint;
 use crate::comm::{Group, Shared};
-use crate::device::{Device, Sampling};
+use crate::device::Device;
+use crate::device::record::{Kind, span, timed};
 use crate::error::{Error, Result};
-use crate::generate::{self, Request, Sample};
 use crate::loss::Pending;
 use crate::loss::ppo::{self, PolicyStats};
 use crate::model::head::{LogProbs, Scores};
 use crate::model::{Adapter, Decoder, Packed, Pass, ScalarHead};
 use crate::optim::{Hyper, LearningRate, Optimizer, Sum, deal};
-use crate::prompt;
 use crate::recipe::{Critic, Ppo, Recipe, RewardMemory, Train};
-use crate::record::{Message, Problem, Split, read_jsonl};
-use crate::rng::{Rng, key};
+use crate::rng::Rng;
 use crate::score::RewardModel;
 use crate::telemetry::{Metrics, Progress, interrupt, note};
 use crate::tokenizer::Tokenizer;
 use crate::weights::{Grads, Param};
-
-/// A response being learned from. Per-token numbers are those of the response's tokens.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Trajectory {
-    /// The problem's id.
-    pub id: String,
-    /// Prompt and response.
-    pub tokens: Vec<u32>,
-    /// Where the response begins.
-    pub start: usize,
-    /// Whether it ended by itself.
-    pub ended: bool,
-    /// The sampler's log-probs.
-    pub sampled: Vec<f64>,
-    /// The policy's before the iteration, by the training kernels.
-    pub old: Vec<f64>,
-    /// The reference's.
-    pub reference: Vec<f64>,
-    /// The critic's values before each token.
-    pub value: Vec<f64>,
-    /// The reward model's raw score.
-    pub raw_score: f64,
-    /// What the last token is given: normalised, clamped, less the penalty of a missing end.
-    pub score: f64,
-}
-
-impl Trajectory {
-    fn rewards(&self, kl: f64) -> Vec<f64> {
-        ppo::token_rewards(&self.old, &self.reference, self.score, kl)
-    }
-}
 
 struct ValueFunction<D: Device> {
     /// Trained with the head, or none with `critic = "head"`.
@@ -90,7 +62,7 @@ struct State {
 }
 
 /// Policy, reference and critic on one base, with the policy's and the critic's optimizers.
-struct Learner<'a, D: Device> {
+pub struct Learner<'a, D: Device> {
     device: &'a D,
     group: &'a Group,
     settings: &'a Ppo,
@@ -133,7 +105,8 @@ struct Epoch {
 }
 
 impl<'a, D: Device> Learner<'a, D> {
-    fn new(
+    /// From the adapter that the policy starts as, which is the reference; without one the base is both.
+    pub fn new(
         device: &'a D,
         comm: &'a Shared<D>,
         recipe: &'a Recipe,
@@ -233,6 +206,7 @@ impl<'a, D: Device> Learner<'a, D> {
         let micro = Micro::new(device, chunk)?;
         let old: Vec<Vec<f64>> = chunk.iter().map(|trajectory| trajectory.old.clone()).collect();
         let pass = Pass { recompute: settings.recompute, dropout: None };
+        let _policy = span(device, Kind::Phase, "policy");
         let (hidden, saved) = self.decoder.forward(device, &micro.batch, Some(&self.policy), pass)?;
         let (rows, targets) = (&micro.next.rows, &micro.next.targets);
         let head = LogProbs::new(device, &self.decoder, &hidden, rows, targets, self.temperature_scale())?;
@@ -247,6 +221,7 @@ impl<'a, D: Device> Learner<'a, D> {
     /// Forward and backward of the critic on a micro-batch; returns the sum of the loss.
     fn critic_micro(&mut self, chunk: &[Trajectory], returns: &[Vec<f64>], norm: f64, last: bool) -> Result<Pending<D, f64>> {
         let (device, settings) = (self.device, self.settings);
+        let _critic = span(device, Kind::Phase, "critic");
         let micro = Micro::new(device, chunk)?;
         let old: Vec<Vec<f64>> = chunk.iter().map(|trajectory| trajectory.value.clone()).collect();
         let (critic, grads) = (&self.critic, &mut self.critic_grads);
@@ -384,96 +359,6 @@ impl<'a, D: Device> Learner<'a, D> {
     }
 }
 
-/// A prompt of the training split.
-struct Prompt {
-    id: String,
-    text: String,
-    tokens: Vec<u32>,
-}
-
-fn prompts(recipe: &Recipe, tokenizer: &Tokenizer, path: &Path) -> Result<Vec<Prompt>> {
-    let problems: Vec<Problem> = read_jsonl(path)?;
-    let training = problems.iter().filter(|problem| problem.split == Some(Split::Train));
-    let render = |problem: &Problem| {
-        let text = prompt::user_text(problem, instruction(recipe));
-        let tokens = prompt::prompt_tokens(tokenizer, &[Message::user(text.as_str())])?;
-        Ok(Prompt { id: problem.id.clone(), text, tokens })
-    };
-    let prompts = training.map(render).collect::<Result<Vec<_>>>()?;
-    match prompts.is_empty() {
-        true => Err(Error::input(path.display(), "no problem of the training split to draw prompts from")),
-        false => Ok(prompts),
-    }
-}
-
-/// Samples one response to each prompt of an iteration and has it scored.
-fn rollout<D: Device>(
-    learner: &Learner<'_, D>,
-    recipe: &Recipe,
-    (tokenizer, reward): (&Tokenizer, &mut RewardModel<D>),
-    prompts: &[&Prompt],
-    iteration: usize,
-) -> Result<Vec<Trajectory>> {
-    let (device, settings) = (learner.device, &recipe.ppo);
-    let request = |(index, prompt): (usize, &&Prompt)| Request {
-        prompt: prompt.tokens.clone(),
-        key: key(recipe.seed, "rollout", (iteration * settings.prompts_per_iteration + index) as u64),
-    };
-    let requests: Vec<Request> = prompts.iter().enumerate().map(request).collect();
-    let group = learner.group;
-    let own: Vec<usize> = deal(requests.len(), group.ranks(), group.rank()).collect();
-    let own_requests: Vec<Request> = own.iter().map(|index| requests[*index].clone()).collect();
-    let sampling = generate::Settings {
-        // The checkpoint's own generation settings would make the samples off-policy.
-        sampling: Sampling { temperature: settings.temperature as f32, top_k: 0, top_p: 1.0 },
-        max_new_tokens: settings.max_new_tokens,
-        eos: tokenizer.eos_ids().to_vec(),
-        batch: settings.batch,
-    };
-    let mut on_token = |_: usize, _: u32| if interrupt::requested() { Err(Error::Interrupted) } else { group.check() };
-    let policy = Some(&learner.policy);
-    let samples = generate::generate(device, &learner.decoder, policy, &own_requests, &sampling, &mut on_token);
-    let samples = group.together(samples)?;
-    let texts = samples.iter().map(|sample| tokenizer.decode(&sample.tokens, true)).collect::<Result<Vec<_>>>()?;
-    let pairs: Vec<(&str, &str)> = own.iter().zip(&texts).map(|(i, text)| (prompts[*i].text.as_str(), text.as_str())).collect();
-    reward.decoder.unpark(device)?;
-    let scores = reward.score_texts(device, &pairs, recipe.reward.max_tokens)?;
-    reward.decoder.keep_up(device)?;
-    if settings.reward_memory == RewardMemory::Host {
-        reward.decoder.park(device)?;
-    }
-    let mut own = samples.into_iter().zip(scores);
-    // Every rank gets every response: what follows is computed by all of them, or dealt anew.
-    let rows = spread(device, (group, &learner.decoder), "rollouts", requests.len(), |_| {
-        let (sample, score) = own.next().expect("each rank is asked for what it was dealt");
-        let tokens = sample.tokens.iter().map(|token| f64::from(*token));
-        Ok([score, f64::from(u8::from(sample.ended))].into_iter().chain(tokens).chain(sample.logprobs).collect())
-    })?;
-    let samples = rows.into_iter().map(|row| {
-        let (tokens, logprobs) = row[2..].split_at((row.len() - 2) / 2);
-        let tokens = tokens.iter().map(|token| *token as u32).collect();
-        (Sample { tokens, logprobs: logprobs.to_vec(), ended: row[1] == 1.0 }, row[0])
-    });
-    let trajectory = |((prompt, request), (sample, raw_score)): ((&&Prompt, Request), (Sample, f64))| {
-        let penalty = if sample.ended { 0.0 } else { settings.missing_eos_penalty };
-        Trajectory {
-            id: prompt.id.clone(),
-            start: request.prompt.len(),
-            tokens: [request.prompt, sample.tokens].concat(),
-            ended: sample.ended,
-            sampled: sample.logprobs,
-            old: Vec::new(),
-            reference: Vec::new(),
-            value: Vec::new(),
-            raw_score,
-            score: reward.scale.apply(raw_score, settings.score_clip) - penalty,
-        }
-    };
-    let mut trajectories: Vec<Trajectory> = prompts.iter().zip(requests).zip(samples).map(trajectory).collect();
-    learner.measure(&mut trajectories)?;
-    Ok(trajectories)
-}
-
 /// Runs the stage.
 pub fn run<D: Device>(device: &D, comm: &Shared<D>, recipe: &Recipe) -> Result<()> {
     let (files, settings, group) = (Files::of(recipe), &recipe.ppo, comm.group());
@@ -539,13 +424,13 @@ pub fn run<D: Device>(device: &D, comm: &Shared<D>, recipe: &Recipe) -> Result<(
     let progress = Progress::new("ppo", settings.iterations as u64);
     let mut last = String::new();
     let base = model.display().to_string();
+    let reading = Reading::Text(&tokenizer);
     while state.iteration < settings.iterations {
-        let started = Instant::now();
         let chosen: Vec<&Prompt> =
             sequence[state.iteration * per_iteration..][..per_iteration].iter().map(|i| &prompts[*i]).collect();
-        let done = iterate(&mut learner, recipe, (&tokenizer, &mut reward), &chosen, state.iteration, &mut metrics, started);
+        let done = iterate(&mut learner, recipe, (&reading, &mut reward), &chosen, state.iteration, &mut metrics);
         match done {
-            Ok(line) => last = line,
+            Ok(iterated) => last = iterated.line,
             Err(error) => {
                 if matches!(error, Error::Interrupted) {
                     // The iteration under way left no trace; it comes again as a whole.
@@ -580,18 +465,29 @@ pub fn run<D: Device>(device: &D, comm: &Shared<D>, recipe: &Recipe) -> Result<(
     Ok(())
 }
 
-/// One iteration: rollouts, advantages, epochs. Interrupts are heeded until the first update. Returns a line for the progress bar.
-fn iterate<D: Device>(
+/// What an iteration did.
+pub struct Iterated {
+    /// For the progress bar.
+    pub line: String,
+    /// Seconds of its parts in order: `rollout`, `scoring`, `measuring`, `epochs`.
+    pub seconds: Vec<(&'static str, f64)>,
+    /// Tokens of the responses.
+    pub tokens: usize,
+}
+
+/// One iteration: rollouts, advantages, epochs. Interrupts are heeded until the first update.
+pub fn iterate<D: Device>(
     learner: &mut Learner<'_, D>,
     recipe: &Recipe,
-    models: (&Tokenizer, &mut RewardModel<D>),
+    models: (&Reading<'_>, &mut RewardModel<D>),
     chosen: &[&Prompt],
     iteration: usize,
     metrics: &mut Option<Metrics>,
-    started: Instant,
-) -> Result<String> {
-    let settings = &recipe.ppo;
-    let trajectories = rollout(learner, recipe, models, chosen, iteration)?;
+) -> Result<Iterated> {
+    let (settings, device, started) = (&recipe.ppo, learner.device, Instant::now());
+    let _step = span(device, Kind::Step, "iteration");
+    let mut parts = Vec::new();
+    let trajectories = rollout(learner, recipe, models, chosen, iteration, &mut parts)?;
     let asked = if interrupt::requested() { Err(Error::Interrupted) } else { Ok(()) };
     learner.group.together(asked)?;
     let sampled = started.elapsed().as_secs_f64();
@@ -608,30 +504,35 @@ fn iterate<D: Device>(
     let score = mean(&|t| t.raw_score);
     let mut epochs = Vec::new();
     let mut ended_early = false;
-    for epoch in 0..settings.epochs {
-        let sums = learner.epoch(&trajectories, &advantages, &returns, (iteration, epoch), recipe.seed)?;
-        let policy = &sums.policy;
-        let per = |x: f64| if policy.tokens > 0.0 { x / policy.tokens } else { 0.0 };
-        let k3 = per(policy.k3);
-        epochs.push(json!({
-            "policy_loss": per(policy.loss),
-            "ratio": per(policy.ratio),
-            "kl_old": k3,
-            "clip_fraction": per(policy.clipped),
-            "entropy": per(policy.entropy),
-            "value_loss": sums.value_loss / tokens as f64,
-            "grad_norm": sums.grad_norm / sums.steps as f64,
-            "critic_grad_norm": sums.critic_grad_norm / sums.steps as f64,
-        }));
-        if settings.kl_bound.is_some_and(|bound| k3 > bound) {
-            ended_early = true;
-            break;
+    timed(device, "epochs", &mut parts, || {
+        for epoch in 0..settings.epochs {
+            let sums = learner.epoch(&trajectories, &advantages, &returns, (iteration, epoch), recipe.seed)?;
+            let policy = &sums.policy;
+            let per = |x: f64| if policy.tokens > 0.0 { x / policy.tokens } else { 0.0 };
+            let k3 = per(policy.k3);
+            epochs.push(json!({
+                "policy_loss": per(policy.loss),
+                "ratio": per(policy.ratio),
+                "kl_old": k3,
+                "clip_fraction": per(policy.clipped),
+                "entropy": per(policy.entropy),
+                "value_loss": sums.value_loss / tokens as f64,
+                "grad_norm": sums.grad_norm / sums.steps as f64,
+                "critic_grad_norm": sums.critic_grad_norm / sums.steps as f64,
+            }));
+            if settings.kl_bound.is_some_and(|bound| k3 > bound) {
+                ended_early = true;
+                break;
+            }
         }
-    }
+        Ok(())
+    })?;
     let seconds = started.elapsed().as_secs_f64();
     let ended = mean(&|t| f64::from(u8::from(t.ended)));
     let length = tokens as f64 / count;
-    let Some(metrics) = metrics else { return Ok(String::new()) };
+    let line = format!("score {score:.3} kl {kl:.3} length {length:.0}");
+    let iterated = Iterated { line, seconds: parts, tokens };
+    let Some(metrics) = metrics else { return Ok(iterated) };
     metrics.write(
         iteration as u64 + 1,
         &[
@@ -650,5 +551,5 @@ fn iterate<D: Device>(
             ("tokens_per_s", json!(tokens as f64 / seconds)),
         ],
     )?;
-    Ok(format!("score {score:.3} kl {kl:.3} length {length:.0}"))
+    Ok(iterated)
 }

@@ -6,7 +6,7 @@
 //! `score_scale.json`.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
@@ -16,12 +16,13 @@ use super::{Files, copy_tokenizer, fingerprint, sft, spread};
 use crate::batch::Order;
 use crate::checkpoint::{self, Storage, Tensors};
 use crate::comm::{Group, Shared};
+use crate::device::record::{Kind, span};
 use crate::device::{Device, Dropout};
 use crate::error::{Error, Result};
 use crate::loss::Pending;
 use crate::loss::ppo::ScoreScale;
 use crate::loss::reward::{Stats, pairs};
-use crate::model::{Adapter, Decoder, OnLayer, Packed, Pass, ScalarHead};
+use crate::model::{Adapter, Config, Decoder, OnLayer, Packed, Pass, ScalarHead};
 use crate::optim::Hyper;
 use crate::prompt;
 use crate::recipe::{Recipe, Recompute, Train};
@@ -33,14 +34,19 @@ use crate::tokenizer::Tokenizer;
 use crate::weights::{Grads, Param, Trained};
 
 /// A labelled pair as tokens.
-struct Pair {
-    id: String,
-    first: Vec<u32>,
-    second: Vec<u32>,
-    label: f64,
+pub struct Pair {
+    /// The problem's id.
+    pub id: String,
+    /// The answer that the label is of.
+    pub first: Vec<u32>,
+    /// The other one.
+    pub second: Vec<u32>,
+    /// 1 where the first is better, 0 where the second is.
+    pub label: f64,
 }
 
-struct Preferences<'a, D: Device> {
+/// A reward model being trained on pairs.
+pub struct Preferences<'a, D: Device> {
     model: RewardModel<D>,
     pairs: Vec<Pair>,
     held_out: Vec<Pair>,
@@ -66,9 +72,14 @@ impl<D: Device> Preferences<'_, D> {
         };
         let p = adapter.map_or(0.0, |adapter| adapter.config.dropout as f32);
         let dropout = if p > 0.0 { Some(Dropout { p, key }) } else { None };
+        let forward = span(device, Kind::Phase, "forward");
         let (hidden, saved) = model.decoder.forward(device, &batch, adapter, Pass { recompute: self.recompute, dropout })?;
+        drop(forward);
+        let head = span(device, Kind::Phase, "loss");
         let (stats, dhidden) = pairs(device, &model.head, &hidden, &rows, &labels, Some((norm, &mut *grads)))?;
         let dhidden = dhidden.expect("training asks for a gradient");
+        drop(head);
+        let _backward = span(device, Kind::Phase, "backward");
         model.decoder.backward(device, &batch, adapter, saved, &dhidden, grads, on_layer)?;
         Ok(stats)
     }
@@ -153,18 +164,20 @@ fn hold_out(all: Vec<Pair>, share: f64, seed: u64) -> (Vec<Pair>, Vec<Pair>) {
     all.into_iter().partition(|pair| !held.contains(&pair.id))
 }
 
-/// Runs the stage.
-pub fn run<D: Device>(device: &D, comm: &Shared<D>, recipe: &Recipe) -> Result<Fitted> {
-    let group = comm.group();
-    let (files, reward) = (Files::of(recipe), &recipe.reward);
-    let tokenizer = Tokenizer::load(&reward.model)?;
-    let data = reward.data.clone().unwrap_or_else(|| files.preferences());
+/// Where the preferences are.
+pub fn data_file(recipe: &Recipe) -> PathBuf {
+    recipe.reward.data.clone().unwrap_or_else(|| Files::of(recipe).preferences())
+}
+
+/// Reads the pairs of a recipe: those to train on, and those held out.
+pub fn read(recipe: &Recipe, tokenizer: &Tokenizer) -> Result<(Vec<Pair>, Vec<Pair>)> {
+    let (reward, data) = (&recipe.reward, data_file(recipe));
     let (mut all, mut left_out) = (Vec::new(), 0);
     for (line, preference) in read_jsonl::<Preference>(&data)?.into_iter().enumerate() {
         if !(0.0..=1.0).contains(&preference.label) {
             return Err(Error::line(&data, line + 1, format!("label: 0 to 1 expected, {} found", preference.label)));
         }
-        let read = |answer: &str| prompt::reward_tokens(&tokenizer, &preference.prompt, answer, usize::MAX);
+        let read = |answer: &str| prompt::reward_tokens(tokenizer, &preference.prompt, answer, usize::MAX);
         let (first, second) = (read(&preference.chosen)?, read(&preference.rejected)?);
         if first.len().max(second.len()) > reward.max_tokens {
             left_out += 1;
@@ -181,11 +194,22 @@ pub fn run<D: Device>(device: &D, comm: &Shared<D>, recipe: &Recipe) -> Result<F
     if training.is_empty() {
         return Err(Error::input(data.display(), "no pair to train on"));
     }
+    Ok((training, held_out))
+}
+
+/// The recipe's reward model on the device with the pairs that it is trained on, and how.
+pub fn prepare<'a, D: Device>(
+    device: &D,
+    comm: &Shared<D>,
+    recipe: &'a Recipe,
+    tokenizer: Option<Tokenizer>,
+    (training, held_out): (Vec<Pair>, Vec<Pair>),
+) -> Result<(Preferences<'a, D>, Plan)> {
+    let (files, reward, group) = (Files::of(recipe), &recipe.reward, comm.group());
     let decoder = match reward.train {
         Train::Lora if recipe.shard_frozen => Decoder::load_shared(device, comm, &reward.model, false)?,
         _ => Decoder::load_body(device, &reward.model)?,
     };
-    sft::check_vocabulary(&tokenizer, decoder.config.vocab, &reward.model)?;
     let tensors = Tensors::open_folder(&reward.model)?;
     let head = match ScalarHead::from_tensors(device, &tensors, ScalarHead::<D>::NAME, decoder.config.hidden)? {
         Some(head) => head,
@@ -232,13 +256,24 @@ pub fn run<D: Device>(device: &D, comm: &Shared<D>, recipe: &Recipe) -> Result<F
     let mut decoder = decoder;
     decoder.config.classifier = true;
     let scale = ScoreScale { mean: 0.0, deviation: 1.0 };
-    let mut task = Preferences {
-        model: RewardModel { decoder, adapter, head, tokenizer: Some(tokenizer), scale },
+    let task = Preferences {
+        model: RewardModel { decoder, adapter, head, tokenizer, scale },
         pairs: training,
         held_out,
         recompute: reward.recompute,
         base: &reward.model,
     };
+    Ok((task, plan))
+}
+
+/// Runs the stage.
+pub fn run<D: Device>(device: &D, comm: &Shared<D>, recipe: &Recipe) -> Result<Fitted> {
+    let (files, reward, group) = (Files::of(recipe), &recipe.reward, comm.group());
+    let tokenizer = Tokenizer::load(&reward.model)?;
+    let pairs = read(recipe, &tokenizer)?;
+    sft::check_vocabulary(&tokenizer, Config::load(&reward.model)?.vocab, &reward.model)?;
+    let (mut task, plan) = prepare(device, comm, recipe, Some(tokenizer), pairs)?;
+    let result = plan.result.clone();
     let fitted = train::fit(device, comm, &mut task, &plan)?;
     drop(task);
     if reward.train == Train::Full {

@@ -2,7 +2,7 @@
 //!
 //! `repairity sft RECIPE`. In: `sft.jsonl`, or `sft.data`. Out: `sft/adapter` (PEFT), or `sft/model` with `train = "full"`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
@@ -12,6 +12,7 @@ use super::{Files, copy_tokenizer, fingerprint, spread};
 use crate::batch::{NextTokens, Order};
 use crate::checkpoint::Storage;
 use crate::comm::{Group, Shared};
+use crate::device::record::{Kind, span};
 use crate::device::{Device, Dropout};
 use crate::error::{Error, Result};
 use crate::loss::{self, Pending};
@@ -84,8 +85,13 @@ impl<D: Device> Task<D> for Supervised<D> {
         let p = self.adapter.as_ref().map_or(0.0, |adapter| adapter.config.dropout as f32);
         let dropout = if p > 0.0 { Some(Dropout { p, key: dropout_key }) } else { None };
         let pass = Pass { recompute: self.recompute, dropout };
+        let forward = span(device, Kind::Phase, "forward");
         let (hidden, saved) = self.decoder.forward(device, &batch, self.adapter.as_ref(), pass)?;
+        drop(forward);
+        let head = span(device, Kind::Phase, "loss");
         let (sum, dhidden) = loss::sft::sum_and_gradient(device, &self.decoder, &hidden, &next, norm, grads)?;
+        drop(head);
+        let _backward = span(device, Kind::Phase, "backward");
         self.decoder.backward(device, &batch, self.adapter.as_ref(), saved, &dhidden, grads, on_layer)?;
         Ok(sum)
     }
@@ -164,26 +170,44 @@ fn examples(tokenizer: &Tokenizer, path: &Path, max_tokens: usize) -> Result<(Ve
     Ok((examples, ids))
 }
 
-/// Runs the stage.
-pub fn run<D: Device>(device: &D, comm: &Shared<D>, recipe: &Recipe) -> Result<Fitted> {
-    let group = comm.group();
-    let (files, sft) = (Files::of(recipe), &recipe.sft);
-    let tokenizer = Tokenizer::load(&recipe.policy.model)?;
-    let data = sft.data.clone().unwrap_or_else(|| files.sft());
-    let (examples, ids) = self::examples(&tokenizer, &data, sft.max_tokens)?;
+/// What the stage trains and validates on.
+pub struct Data {
+    /// To train on.
+    pub examples: Vec<Example>,
+    /// Their ids.
+    pub ids: Vec<String>,
+    /// Held out.
+    pub validation: Vec<Example>,
+}
+
+/// Where the training data is.
+pub fn data_file(recipe: &Recipe) -> PathBuf {
+    recipe.sft.data.clone().unwrap_or_else(|| Files::of(recipe).sft())
+}
+
+/// Reads the data of a recipe.
+pub fn read(recipe: &Recipe, tokenizer: &Tokenizer) -> Result<Data> {
+    let (sft, data) = (&recipe.sft, data_file(recipe));
+    let (examples, ids) = examples(tokenizer, &data, sft.max_tokens)?;
     if examples.is_empty() {
         return Err(Error::input(data.display(), "no record to train on"));
     }
-    let held_out = files.sft_validation();
+    let held_out = Files::of(recipe).sft_validation();
     let validation = match sft.validate && sft.data.is_none() && held_out.exists() {
-        true => self::examples(&tokenizer, &held_out, sft.max_tokens)?.0,
+        true => self::examples(tokenizer, &held_out, sft.max_tokens)?.0,
         false => Vec::new(),
     };
+    Ok(Data { examples, ids, validation })
+}
+
+/// The recipe's model on the device with what it is trained on, and how.
+pub fn prepare<D: Device>(device: &D, comm: &Shared<D>, recipe: &Recipe, data: Data) -> Result<(Supervised<D>, Plan)> {
+    let (files, sft) = (Files::of(recipe), &recipe.sft);
+    let Data { examples, ids, validation } = data;
     let decoder = match sft.train {
         Train::Lora if recipe.shard_frozen => Decoder::load_shared(device, comm, &recipe.policy.model, true)?,
         _ => Decoder::load(device, &recipe.policy.model)?,
     };
-    check_vocabulary(&tokenizer, decoder.config.vocab, &recipe.policy.model)?;
     let adapter = match (sft.train, &sft.adapter) {
         (Train::Full, _) => None,
         (Train::Lora, Some(folder)) => Some(Adapter::load(device, &decoder.config, folder)?),
@@ -192,12 +216,11 @@ pub fn run<D: Device>(device: &D, comm: &Shared<D>, recipe: &Recipe) -> Result<F
     let order = Order {
         count: examples.len(),
         per_micro: sft.sequences_per_device,
-        accumulation: train::micros(sft.global_batch, sft.sequences_per_device, sft.accumulation, group.ranks()),
+        accumulation: train::micros(sft.global_batch, sft.sequences_per_device, sft.accumulation, comm.group().ranks()),
         epochs: sft.epochs,
         seed: recipe.seed,
         shuffle: sft.shuffle,
     };
-    let result = files.sft_result(sft.train);
     let plan = Plan {
         name: "sft",
         order,
@@ -216,7 +239,7 @@ pub fn run<D: Device>(device: &D, comm: &Shared<D>, recipe: &Recipe) -> Result<F
         keep: recipe.keep_checkpoints,
         patience: sft.patience,
         seed: recipe.seed,
-        result: result.clone(),
+        result: files.sft_result(sft.train),
         folder: files.out.join("sft").join("state"),
         metrics: files.metrics(),
         identity: fingerprint(
@@ -226,12 +249,21 @@ pub fn run<D: Device>(device: &D, comm: &Shared<D>, recipe: &Recipe) -> Result<F
     };
     let base = recipe.policy.model.display().to_string();
     let recompute = sft.recompute;
-    let mut task = Supervised { decoder, adapter, examples, ids, validation, recompute, base, storage: Storage::F32 };
+    let task = Supervised { decoder, adapter, examples, ids, validation, recompute, base, storage: Storage::F32 };
+    Ok((task, plan))
+}
+
+/// Runs the stage.
+pub fn run<D: Device>(device: &D, comm: &Shared<D>, recipe: &Recipe) -> Result<Fitted> {
+    let tokenizer = Tokenizer::load(&recipe.policy.model)?;
+    let data = read(recipe, &tokenizer)?;
+    let (mut task, plan) = prepare(device, comm, recipe, data)?;
+    check_vocabulary(&tokenizer, task.decoder.config.vocab, &recipe.policy.model)?;
     let fitted = train::fit(device, comm, &mut task, &plan)?;
-    if sft.train == Train::Full && group.is_first() {
-        copy_tokenizer(&recipe.policy.model, &result)?;
+    if recipe.sft.train == Train::Full && comm.group().is_first() {
+        copy_tokenizer(&recipe.policy.model, &plan.result)?;
     }
-    note(&format!("sft: {} steps, wrote {}", fitted.steps, result.display()));
+    note(&format!("sft: {} steps, wrote {}", fitted.steps, plan.result.display()));
     Ok(fitted)
 }
 

@@ -12,6 +12,7 @@ use crate::batch::Order;
 use crate::checkpoint::{self, Named, Storage, Tensors};
 use crate::comm::{Group, Shared};
 use crate::device::Device;
+use crate::device::record::{Kind, span};
 use crate::error::{Error, Result};
 use crate::loss::Pending;
 use crate::model::OnLayer;
@@ -145,14 +146,7 @@ struct Fit<'a, D: Device> {
 /// the stage may have more to do that can fail; the runner removes them when the stage is done.
 pub fn fit<D: Device>(device: &D, comm: &Shared<D>, task: &mut dyn Task<D>, plan: &Plan) -> Result<Fitted> {
     let group = comm.group();
-    let (optimizer, grads) = Optimizer::new(device, comm, &mut task.params(), plan.hyper, sum(plan.train))?;
-    let checkpoints = Checkpoints::open(&plan.folder, plan.keep);
-    let order = plan.order.clone();
-    // The loss is a number even before the first step: that is when an interrupt may save it, and JSON has no NaN.
-    let (identity, ranks, micros) = (plan.identity.clone(), group.ranks(), order.accumulation);
-    let state = State { identity, step: 0, ranks, micros, best: None, loss: 0.0 };
-    let rate = LearningRate::new(plan.schedule, plan.learning_rate, plan.warmup_ratio, order.steps());
-    let mut fit = Fit { device, task, plan, order, rate, grads, optimizer, checkpoints, state };
+    let mut fit = Fit::new(device, comm, task, plan)?;
     let keep = fit.resume(group)?;
     let trained = fit.run(group, keep);
     // Ranks that come out for a reason that all of them share finish what is under way; a rank that fails alone cannot.
@@ -168,7 +162,36 @@ pub fn fit<D: Device>(device: &D, comm: &Shared<D>, task: &mut dyn Task<D>, plan
     Ok(fitted)
 }
 
-impl<D: Device> Fit<'_, D> {
+/// The first steps of [`fit`], as many as there are up to `steps`, without any file: `after` is told of each.
+pub fn first_steps<D: Device>(
+    device: &D,
+    comm: &Shared<D>,
+    task: &mut dyn Task<D>,
+    plan: &Plan,
+    steps: usize,
+    after: &mut dyn FnMut(usize) -> Result<()>,
+) -> Result<()> {
+    let mut fit = Fit::new(device, comm, task, plan)?;
+    for step in 0..steps.min(fit.order.steps()) {
+        let lr = fit.rate.at(step);
+        fit.step(comm.group(), lr)?;
+        after(step)?;
+    }
+    Ok(())
+}
+
+impl<'a, D: Device> Fit<'a, D> {
+    fn new(device: &'a D, comm: &Shared<D>, task: &'a mut dyn Task<D>, plan: &'a Plan) -> Result<Self> {
+        let (optimizer, grads) = Optimizer::new(device, comm, &mut task.params(), plan.hyper, sum(plan.train))?;
+        let checkpoints = Checkpoints::open(&plan.folder, plan.keep);
+        let order = plan.order.clone();
+        // The loss is a number even before the first step: that is when an interrupt may save it, and JSON has no NaN.
+        let (identity, ranks, micros) = (plan.identity.clone(), comm.group().ranks(), order.accumulation);
+        let state = State { identity, step: 0, ranks, micros, best: None, loss: 0.0 };
+        let rate = LearningRate::new(plan.schedule, plan.learning_rate, plan.warmup_ratio, order.steps());
+        Ok(Fit { device, task, plan, order, rate, grads, optimizer, checkpoints, state })
+    }
+
     /// Goes on from the newest whole checkpoint of these settings and data, if there is one; returns its step.
     fn resume(&mut self, group: &Group) -> Result<Option<u64>> {
         let Some((_, folder)) = self.checkpoints.latest(group)? else { return Ok(None) };
@@ -249,6 +272,7 @@ impl<D: Device> Fit<'_, D> {
     /// One optimizer step.
     fn step(&mut self, group: &Group, lr: f64) -> Result<Step> {
         let (device, plan) = (self.device, self.plan);
+        let _step = span(device, Kind::Step, "step");
         let micros = self.order.step(self.state.step);
         let records: Vec<usize> = micros.iter().flatten().copied().collect();
         let weight: f64 = records.iter().map(|record| self.task.weight(*record)).sum();
@@ -271,7 +295,9 @@ impl<D: Device> Fit<'_, D> {
             let records = records.iter().map(|record| self.task.id(*record)).collect();
             Error::NonFinite { at: format!("{} step {}", plan.name, self.state.step + 1), what, records }
         };
+        let measuring = span(device, Kind::Phase, "measure");
         let (squares, losses) = self.optimizer.measure(device, &self.grads, &losses)?;
+        drop(measuring);
         let sum: f64 = losses.iter().sum();
         if !sum.is_finite() {
             return Err(not_finite("the loss".into()));
@@ -280,7 +306,9 @@ impl<D: Device> Fit<'_, D> {
             Error::NonFinite { what, .. } => not_finite(what),
             other => other,
         })?;
+        let updating = span(device, Kind::Phase, "update");
         self.optimizer.update(device, &mut self.task.params(), &self.grads, grad_norm, lr)?;
+        drop(updating);
         self.state.step += 1;
         self.state.loss = sum / weight;
         let tokens = records.iter().map(|record| self.task.tokens(*record)).sum();

@@ -15,6 +15,7 @@ mod simulated;
 #[path = "../support/tiny.rs"]
 mod tiny;
 
+mod generation;
 mod ranks;
 mod stages;
 mod steps;

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::ffi::c_void;
 use std::sync::{Arc, Mutex};
 
-use repairity::device::cuda::driver::{Driver, Grid, Matmul, Pointer, TensorMap, Tiled};
+use repairity::device::cuda::driver::{Driver, Grid, Matmul, Pointer, TensorMap, Tiled, Wait};
 use repairity::device::cuda::gpu::Gpu;
 use repairity::error::{Error, Result};
 
@@ -15,6 +15,10 @@ use repairity::error::{Error, Result};
 pub struct Seen {
     /// Waits for the device.
     pub downloads: usize,
+    /// Results that came while the host went on.
+    pub arrivals: usize,
+    /// Repeated recordings.
+    pub replays: usize,
     /// Kernels and plain products.
     pub launches: usize,
     /// Bytes allocated and not given back; those given back may be older.
@@ -24,8 +28,17 @@ pub struct Seen {
 }
 
 thread_local! {
-    static SEEN: Cell<Seen> = const { Cell::new(Seen { downloads: 0, launches: 0, live: 0, peak: 0 }) };
+    static SEEN: Cell<Seen> = const { Cell::new(Seen { downloads: 0, arrivals: 0, replays: 0, launches: 0, live: 0, peak: 0 }) };
     static FAILS_AT: Cell<Option<usize>> = const { Cell::new(None) };
+    static PLAIN: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs `f` on drivers that record nothing.
+pub fn plainly<T>(f: impl FnOnce() -> T) -> T {
+    PLAIN.set(true);
+    let result = f();
+    PLAIN.set(false);
+    result
 }
 
 /// Runs `f` and tells what it did. With `fails_at`, the launch after that many fails.
@@ -131,6 +144,34 @@ impl Driver for Watched {
 
     fn upload_pinned(&self, to: Pointer, from: &[u8]) -> Result<()> {
         self.inner.upload_pinned(to, from)
+    }
+
+    unsafe fn download_pinned(&self, parts: &[(*mut u8, Pointer, usize)]) -> Result<Wait> {
+        count(|seen| seen.arrivals += 1);
+        // SAFETY: the caller promises the same.
+        unsafe { self.inner.download_pinned(parts) }
+    }
+
+    fn records(&self) -> bool {
+        !PLAIN.get() && self.inner.records()
+    }
+
+    fn record(&self) -> Result<()> {
+        self.inner.record()
+    }
+
+    fn recorded(&self) -> Result<u64> {
+        self.inner.recorded()
+    }
+
+    fn replay(&self, recording: u64) -> Result<()> {
+        launched()?;
+        count(|seen| seen.replays += 1);
+        self.inner.replay(recording)
+    }
+
+    fn forget(&self, recording: u64) {
+        self.inner.forget(recording);
     }
 
     fn gpu(&self) -> Option<&Gpu> {

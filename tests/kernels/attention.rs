@@ -1,6 +1,9 @@
-//! kernels/attention_fwd.cu and attention_bwd.cu.
+//! kernels/attention_fwd.cu, attention_fwd_sm90.cu and attention_bwd.cu.
 
-use repairity::device::{Bounds, Device, Heads};
+use std::ops::Range;
+
+use repairity::device::meter::Style;
+use repairity::device::{Bounds, Device, Heads, Meter};
 
 use crate::plain::{assert_no_worse, dot, round, single};
 use crate::simulated::Simulated;
@@ -25,6 +28,52 @@ impl Case {
 
     fn tokens(&self) -> usize {
         self.lengths.iter().sum::<usize>() + self.tail
+    }
+
+    fn what(&self, name: &str) -> String {
+        format!("{name}, {:?} and {} more, {:?}", self.lengths, self.tail, self.heads)
+    }
+
+    /// What a build runs for these passes, forward and backward.
+    fn kernels<A: Act>(&self, [forward, backward]: [bool; 2]) -> Vec<&'static str> {
+        let (mut kernels, narrow) = (vec![], self.heads.dim <= 64);
+        if self.tokens() == 0 {
+            return kernels;
+        }
+        let sm90 = A::BUILD == "bf16" && [64, 128].contains(&self.heads.dim);
+        if forward && sm90 {
+            kernels.push("attention_fwd_sm90_order");
+            let attend = if narrow { "attention_fwd_sm90_d64" } else { "attention_fwd_sm90_d128" };
+            kernels.extend((self.tokens() > self.tail).then_some(attend));
+        } else if forward {
+            kernels.push(if narrow { "attention_fwd_d64" } else { "attention_fwd_d128" });
+        }
+        if backward {
+            kernels.push("attention_delta");
+            let in_sequences = self.tokens() > self.tail;
+            kernels.extend(match (sm90 && in_sequences, narrow) {
+                (true, true) => ["attention_bwd_sm90_d64", "attention_bwd_sm90_finish_d64"],
+                (true, false) => ["attention_bwd_sm90_d128", "attention_bwd_sm90_finish_d128"],
+                (false, true) => ["attention_bwd_dq_d64", "attention_bwd_dkv_d64"],
+                (false, false) => ["attention_bwd_dq_d128", "attention_bwd_dkv_d128"],
+            });
+        }
+        kernels
+    }
+
+    /// Forward alone.
+    fn forward<D: Device>(&self, d: &D) -> Outputs {
+        let (t, heads) = (self.tokens(), self.heads);
+        let bounds = Bounds::from_lengths(d, self.lengths.iter().copied()).unwrap();
+        let (mut out, mut lse) = (unset::<D, D::Act>(d, t * heads.q_width()), unset::<D, D::Acc>(d, heads.q * t));
+        d.attention_fwd(&mut out, &mut lse, &upload(d, &self.qkv), &bounds, heads, t).unwrap();
+        vec![("out", host::<D, D::Act>(d, &out)), ("lse", host::<D, D::Acc>(d, &lse))]
+    }
+
+    /// The elements of qkv in `columns` of the tokens `tokens`.
+    fn part(&mut self, tokens: Range<usize>, columns: Range<usize>) -> impl Iterator<Item = &mut f64> {
+        let rows = self.qkv.chunks_mut(self.heads.qkv_width()).skip(tokens.start).take(tokens.len());
+        rows.flat_map(move |row| &mut row[columns.clone()])
     }
 
     fn run<D: Device>(&self, d: &D) -> Outputs {
@@ -85,38 +134,38 @@ impl Case {
     }
 }
 
-/// What the backward pass launches.
-fn backward_kernels<A: Act>(case: &Case) -> Vec<&'static str> {
-    let in_sequences = case.tokens() > case.tail;
-    match (case.tokens(), A::BUILD, case.heads.dim) {
-        (0, ..) => vec![],
-        (_, "bf16", 64) if in_sequences => vec!["attention_delta", "attention_bwd_d64_sm90", "attention_bwd_finish_d64_sm90"],
-        (_, "bf16", 128) if in_sequences => vec!["attention_delta", "attention_bwd_d128_sm90", "attention_bwd_finish_d128_sm90"],
-        (_, _, ..=64) => vec!["attention_delta", "attention_bwd_dq_d64", "attention_bwd_dkv_d64"],
-        _ => vec!["attention_delta", "attention_bwd_dq_d128", "attention_bwd_dkv_d128"],
-    }
+/// `out` and `lse` by the rule of plain arithmetic. `lse` is made of f32 sums in both builds, but a tensor core may cut off where plain
+/// arithmetic rounds, once for each 16 terms of a score.
+fn assert_forward<A: Act>(case: &Case, got: &Outputs, want: &Outputs, plain: &[Vec<f32>; 3]) {
+    assert_no_worse(&case.what("out"), &got[0].1, &want[0].1, &plain[0], unit::<A>());
+    let [_, lse, _] = case.plain(|x| x);
+    let cuts = if A::BUILD == "bf16" { case.heads.dim.div_ceil(16) } else { 0 };
+    assert_no_worse(&case.what("lse"), &got[1].1, &want[1].1, &lse, (1 + cuts) as f64 * unit::<f32>());
+    let in_sequences = case.tokens() - case.tail;
+    assert!(
+        got[0].1[in_sequences * case.heads.q_width()..].iter().all(|&x| x == 0.0),
+        "{}",
+        case.what("out past the last bound")
+    );
 }
 
-/// Both passes against the CPU, by the rule of plain arithmetic. `lse` is made of f32 sums in both builds, but a tensor core may cut
-/// off where plain arithmetic rounds, once for each 16 terms of a score.
+/// The forward pass alone against the CPU.
+fn check_forward<A: OnGpu>(place: Place, case: &Case) {
+    let kernels = case.kernels::<A>([true, false]);
+    let Some(got) = bits::<A>(place, &kernels, |device| case.forward(device)) else { return };
+    assert_forward::<A>(case, &got, &case.forward(&exact()), &case.plain(round::<A>));
+}
+
+/// Both passes against the CPU.
 fn check<A: OnGpu>(place: Place, case: &Case) {
-    let forward: &[&str] = match (case.tokens(), case.heads.dim) {
-        (0, _) => &[],
-        (_, ..=64) => &["attention_fwd_d64"],
-        _ => &["attention_fwd_d128"],
-    };
-    let kernels = [forward, &backward_kernels::<A>(case)].concat();
+    let kernels = case.kernels::<A>([true, true]);
     let Some(got) = bits::<A>(place, &kernels, |device| case.run(device)) else { return };
     let want = case.run(&exact());
-    let [out, _, dqkv] = case.plain(round::<A>);
-    let [_, lse, _] = case.plain(|x| x);
-    let what = |name: &str| format!("{name}, {:?} and {} more, {:?}", case.lengths, case.tail, case.heads);
-    assert_no_worse(&what("out"), &got[0].1, &want[0].1, &out, unit::<A>());
-    let cuts = if A::BUILD == "bf16" { case.heads.dim.div_ceil(16) } else { 0 };
-    assert_no_worse(&what("lse"), &got[1].1, &want[1].1, &lse, (1 + cuts) as f64 * unit::<f32>());
-    assert_no_worse(&what("dqkv"), &got[2].1, &want[2].1, &dqkv, unit::<A>());
+    let plain = case.plain(round::<A>);
+    assert_forward::<A>(case, &got, &want, &plain);
+    let what = |name: &str| case.what(name);
+    assert_no_worse(&what("dqkv"), &got[2].1, &want[2].1, &plain[2], unit::<A>());
     let in_sequences = case.tokens() - case.tail;
-    assert!(got[0].1[in_sequences * case.heads.q_width()..].iter().all(|&x| x == 0.0), "{}", what("out past the last bound"));
     assert!(got[2].1[in_sequences * case.heads.qkv_width()..].iter().all(|&x| x == 0.0), "{}", what("dqkv past the last bound"));
 }
 
@@ -153,6 +202,44 @@ fn large_scores<A: OnGpu>(place: Place) {
     check::<A>(place, &case);
 }
 
+/// Tiles of 128 rows, whole and cut, with more key tiles than a ring has stages.
+fn tiles_of_128<A: OnGpu>(place: Place) {
+    check_forward::<A>(place, &Case::new::<A>(&[127, 128, 129], 0, (1, 1, 64)));
+    check_forward::<A>(place, &Case::new::<A>(&[3, 385], 2, (1, 1, 128)));
+    check_forward::<A>(place, &Case::new::<A>(&[257], 0, (2, 1, 64)));
+    check_forward::<A>(place, &Case::new::<A>(&[1; 40], 3, (1, 1, 64)));
+    check_forward::<A>(place, &Case::new::<A>(&[], 5, (1, 1, 128)));
+    check_forward::<A>(place, &Case::new::<A>(&[0, 0], 0, (1, 1, 64)));
+}
+
+/// Scores in the hundreds, over several tiles.
+fn large_scores_of_128<A: OnGpu>(place: Place) {
+    let mut case = Case::new::<A>(&[300], 0, (1, 1, 128));
+    case.qkv.iter_mut().for_each(|x| *x *= 8.0);
+    check_forward::<A>(place, &case);
+}
+
+/// Whatever stands past the end of a sequence, in the next one or past the last bound, does not reach it.
+fn nothing_comes_from_past_the_end<A: OnGpu>(place: Place) {
+    for heads in [(1, 1, 64), (2, 1, 128)] {
+        let mut case = Case::new::<A>(&[140, 30], 20, heads);
+        let width = case.heads.qkv_width();
+        case.part(170..190, 0..width).for_each(|x| *x = f64::NAN);
+        check_forward::<A>(place, &case);
+
+        let kernels = case.kernels::<A>([true, false]);
+        let Some(first) = bits::<A>(place, &kernels, |device| case.forward(device)) else { return };
+        case.part(140..170, 0..width).for_each(|x| *x = f64::INFINITY);
+        let Some(second) = bits::<A>(place, &kernels, |device| case.forward(device)) else { return };
+        let of_first = 140 * case.heads.q_width();
+        assert_eq!(first[0].1[..of_first], second[0].1[..of_first]);
+        for head in 0..case.heads.q {
+            assert_eq!(first[1].1[head * 190..][..140], second[1].1[head * 190..][..140]);
+        }
+    }
+}
+
+kernels!(tiles_of_128, large_scores_of_128, nothing_comes_from_past_the_end);
 /// Lengths on both sides of the borders of tiles of keys, more tiles of keys than one, a tile of tokens past the last bound, and five
 /// query heads a key-value head; with as many sequences as let one block take all five, and with so few that they are shared out.
 fn borders_of_keys<A: OnGpu>(place: Place) {
@@ -178,8 +265,7 @@ fn neighbours_of_a_sequence<A: OnGpu>(place: Place) {
             let dqkv = case.run(device).remove(2).1;
             vec![("dqkv", dqkv[own.start * width..own.end * width].to_vec())]
         };
-        let kernels = [if dim == 64 { "attention_fwd_d64" } else { "attention_fwd_d128" }].into_iter();
-        let kernels: Vec<_> = kernels.chain(backward_kernels::<A>(&case)).collect();
+        let kernels = case.kernels::<A>([true, true]);
         let Some(want) = bits::<A>(place, &kernels, |device| run(&case, device)) else { return };
         let mut foreign = Case { lengths: case.lengths.clone(), qkv: case.qkv.clone(), dout: case.dout.clone(), ..case };
         for t in (0..case.tokens()).filter(|t| !own.contains(t)) {
@@ -203,6 +289,20 @@ fn relaxed<A: OnGpu>(place: Place) {
     assert_no_worse("dqkv", &got[2].1, &want[2].1, &case.plain(round::<A>)[2], unit::<A>());
 }
 
-kernels!(borders_of_keys, large_scores_of_wide_heads, neighbours_of_a_sequence, relaxed);
+/// What both passes allocate for themselves is what plans count, to the byte.
+fn metered<A: OnGpu>(place: Place) {
+    if place == Place::Gpu || !present(place) {
+        return;
+    }
+    for heads in [(2, 2, 64), (4, 2, 128), (2, 2, 48)] {
+        let case = Case::new::<A>(&[130, 3], 1, heads);
+        let (device, meter) = (Cuda::<A>::with_driver(Simulated::new::<A>(0)).unwrap(), Meter::<A>::new(Style::Cuda));
+        case.run(&device);
+        case.run(&meter);
+        assert_eq!(meter.peak().total(), device.memory().1, "heads {heads:?}");
+    }
+}
+
+kernels!(borders_of_keys, large_scores_of_wide_heads, neighbours_of_a_sequence, relaxed, metered);
 
 kernels!(heads_of_64, heads_of_128, narrow_heads, many_sequences_and_none, large_scores);

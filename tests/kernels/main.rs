@@ -9,12 +9,14 @@ mod simulated;
 mod attention;
 mod bench;
 mod decode;
+mod gemm;
 mod logprob;
 mod lora;
 mod losses;
 mod norms;
 mod optim;
 mod plain;
+mod replay;
 mod rows;
 mod sampling;
 

@@ -1,7 +1,7 @@
-//! Choosing tokens: kernels/sample.cu. Ids are those of the CPU in f32, whose weights the kernel's are; log-probabilities are near the
+//! Choosing tokens: kernels/sample.cu, and kernels/cursor.cu. Ids are those of the CPU in f32, whose weights the kernel's are; log-probabilities are near the
 //! exact ones.
 
-use repairity::device::{Cpu, Device, Sampling};
+use repairity::device::{Cpu, Cursor, Device, Sampling, Standing};
 
 use crate::*;
 
@@ -119,3 +119,35 @@ fn not_a_number<A: OnGpu>(place: Place) {
 }
 
 kernels!(not_a_number);
+
+/// Every number of the CPU's, bit for bit, over several steps, from keys and counts with high bits and low ones; more rows than a block.
+fn cursors<A: OnGpu>(place: Place) {
+    fn moved<D: Device>(d: &D, rows: usize) -> Outputs {
+        let mut rng = Rng::new(1, "cursors", 0);
+        let word = |rng: &mut Rng| u64::from(rng.word()) << 32 | u64::from(rng.word());
+        let standing =
+            |i: usize| Standing { slot: (rows - i) as u32, position: 3 * i as u32, count: i as u32, key: word(&mut rng) };
+        let standings: Vec<Standing> = (0..rows).map(standing).collect();
+        // And three rows of no sequence.
+        let mut cursor = Cursor::empty(d, rows + 3).unwrap();
+        cursor.set(d, &standings).unwrap();
+        let mut last = d.zeros(rows + 1).unwrap();
+        let mut draws = Vec::new();
+        for step in 0..3 {
+            let ids: Vec<u32> = (0..rows as u32 + 3).map(|i| 1000 * step + i).collect();
+            d.advance(&mut last, &mut cursor, &d.upload(&ids).unwrap()).unwrap();
+            draws.extend(d.download(&cursor.draws).unwrap().into_iter().map(f64::from));
+        }
+        let words = |buf: &D::Buf<u32>| d.download(buf).unwrap().into_iter().map(f64::from).collect();
+        let Cursor { positions, lengths, counts, .. } = &cursor;
+        let words =
+            [("last", words(&last)), ("positions", words(positions)), ("lengths", words(lengths)), ("counts", words(counts))];
+        words.into_iter().chain([("draws", draws)]).collect()
+    }
+    for rows in [1, 130] {
+        let Some(got) = bits::<A>(place, &["advance"], |d| moved(d, rows)) else { return };
+        assert_eq!(got, moved(&Cpu::<f32>::new(), rows));
+    }
+}
+
+kernels!(cursors);

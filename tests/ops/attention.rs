@@ -1,7 +1,7 @@
 //! Attention: gradients, packing, and decoding against a cache.
 
 use repairity::device::cpu::{Buf, Float};
-use repairity::device::{Bounds, Cpu, Device, Heads};
+use repairity::device::{Bounds, Cpu, Device, Heads, NO_SLOT};
 
 use crate::*;
 
@@ -97,12 +97,16 @@ fn decoding_gives_the_last_row() {
     let (lengths, capacity, slots) = ([1usize, 5, 3], 6, [3u32, 0, 2]);
     let (width, t) = (heads.qkv_width(), 9);
     let qkv = normal(t * width, 1);
-    let (whole, _) = forward(&device, &qkv, &lengths, heads);
     let places: Vec<(u32, u32)> = lengths.iter().zip(slots).flat_map(|(&n, s)| (0..n as u32).map(move |p| (s, p))).collect();
     let (of_slot, positions): (Vec<u32>, Vec<u32>) = places.into_iter().unzip();
     let (mut k, mut v) = (unset(&device, 4 * capacity * heads.kv_width()), unset(&device, 4 * capacity * heads.kv_width()));
     let (of_slot, positions) = (device.upload(&of_slot).unwrap(), device.upload(&positions).unwrap());
-    device.cache_write(&mut k, &mut v, &upload(&device, &qkv), &of_slot, &positions, heads, capacity).unwrap();
+    let (mut turned, mut cached) = (upload(&device, &qkv), upload(&device, &qkv));
+    device.rope(&mut turned, &positions, heads, 100.0, false).unwrap();
+    device.rope_cached(&mut cached, &mut k, &mut v, &of_slot, &positions, heads, 100.0, capacity).unwrap();
+    let qkv = host(&turned);
+    assert_eq!(host(&cached), qkv);
+    let (whole, _) = forward(&device, &qkv, &lengths, heads);
 
     let last: Vec<usize> = lengths
         .iter()
@@ -111,12 +115,14 @@ fn decoding_gives_the_last_row() {
             Some(*end - 1)
         })
         .collect();
-    let rows: Vec<f64> = last.iter().flat_map(|&i| qkv[i * width..][..width].to_vec()).collect();
-    let mut out = unset(&device, 3 * heads.q_width());
-    let lengths = device.upload(&lengths.map(|n| n as u32)).unwrap();
-    let slots = device.upload(&slots).unwrap();
+    // And a row of no sequence, which gives 0 whatever its length is.
+    let rows: Vec<f64> = last.iter().chain(&[0]).flat_map(|&i| qkv[i * width..][..width].to_vec()).collect();
+    let mut out = unset(&device, 4 * heads.q_width());
+    let lengths = device.upload(&[lengths[0] as u32, lengths[1] as u32, lengths[2] as u32, 9]).unwrap();
+    let slots = device.upload(&[slots[0], slots[1], slots[2], NO_SLOT]).unwrap();
     device.attention_decode(&mut out, &upload(&device, &rows), &k, &v, &slots, &lengths, heads, capacity).unwrap();
-    let want: Vec<f64> = last.iter().flat_map(|&i| whole[i * heads.q_width()..][..heads.q_width()].to_vec()).collect();
+    let mut want: Vec<f64> = last.iter().flat_map(|&i| whole[i * heads.q_width()..][..heads.q_width()].to_vec()).collect();
+    want.resize(4 * heads.q_width(), 0.0);
     assert_close("decode", &host(&out), &want, 1e-13);
 }
 

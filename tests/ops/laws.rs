@@ -1,6 +1,6 @@
 //! What holds for every operator: checked extents, ids within range, bits that do not depend on threads, counted memory.
 
-use repairity::device::{AdamW, Bounds, Cpu, Device, Dropout, Heads, Sampling};
+use repairity::device::{AdamW, Bounds, Cpu, Cursor, Device, Dropout, Heads, NO_SLOT, Sampling};
 use repairity::error::{Error, Result};
 
 use crate::*;
@@ -34,27 +34,30 @@ fn wrong_extents_name_operator_and_argument() {
     assert_extent("rmsnorm_fwd: weight", d.rmsnorm_fwd(&mut f(6), &mut f(3), None, &f(6), &f(3), 2, 1e-6));
     assert_extent("rmsnorm_fwd: delta", d.rmsnorm_fwd(&mut f(6), &mut f(3), Some((&mut f(6), &f(5))), &f(6), &f(2), 2, 1e-6));
     assert_extent("rmsnorm_bwd: dweight", d.rmsnorm_bwd(&mut f(6), Some(&mut f(1)), &f(6), &f(3), &f(6), &f(2), 2));
-    assert_extent("lora_linear_fwd: w", d.lora_linear_fwd(&mut f(6), &mut [], &f(9), &f(5), None, &[], None, (3, 2, 3)));
+    assert_extent("lora_linear_fwd: w", d.lora_linear_fwd(&mut f(6), &mut f(0), &f(9), &f(5), None, &[], None, (3, 2, 3)));
     assert_extent(
         "lora_linear_fwd: bias",
-        d.lora_linear_fwd(&mut f(6), &mut [], &f(9), &f(6), Some(&f(3)), &[], None, (3, 2, 3)),
+        d.lora_linear_fwd(&mut f(6), &mut f(0), &f(9), &f(6), Some(&f(3)), &[], None, (3, 2, 3)),
     );
-    assert_extent("lora_linear_fwd: z", d.lora_linear_fwd(&mut f(6), &mut [f(1)], &f(9), &f(6), None, &[], None, (3, 2, 3)));
+    assert_extent("lora_linear_fwd: z", d.lora_linear_fwd(&mut f(6), &mut f(1), &f(9), &f(6), None, &[], None, (3, 2, 3)));
     let (a, b) = (f(3), f(2));
     let branch = |column| Branch { a: &a, b: &b, column, n: 2, r: 1, scale: 1.0, stream: 0 };
-    let fwd = |z, column| d.lora_linear_fwd(&mut f(6), &mut [f(z)], &f(9), &f(6), None, &[branch(column)], None, (3, 2, 3));
-    assert_extent("lora_linear_fwd: z[0]", fwd(2, 0));
-    assert_extent("lora_linear_fwd: branches[0].column", fwd(3, 1));
+    let fwd = |z, branches: &[_]| d.lora_linear_fwd(&mut f(6), &mut f(z), &f(9), &f(6), None, branches, None, (3, 2, 3));
+    assert_extent("lora_linear_fwd: z", fwd(3, &[branch(0)]));
+    assert_extent("lora_linear_fwd: branches[0].column", fwd(24, &[branch(1)]));
+    assert_extent("lora_linear_fwd: branches[1].column", fwd(24, &[branch(0), branch(0)]));
+    assert_extent("lora_linear_fwd: branches", fwd(24, &[branch(0), branch(0), branch(0), branch(0)]));
     assert_extent(
         "lora_linear_bwd: dbranches",
-        d.lora_linear_bwd(None, &mut [&mut f(3)], &f(6), &[f(3)], &f(9), &f(6), &[branch(0)], None, (3, 2, 3)),
+        d.lora_linear_bwd(None, &mut [&mut f(3)], &f(6), &f(24), &f(9), &f(6), &[branch(0)], None, (3, 2, 3)),
     );
     assert_extent("linear_dweight: dbias", d.linear_dweight(&mut f(6), Some(&mut f(3)), &f(6), &f(9), (3, 2, 3)));
     assert_extent("rope: qkv", d.rope(&mut f(23), &u(3), heads, 1e4, false));
     assert_extent("attention_fwd: lse", d.attention_fwd(&mut f(12), &mut f(5), &f(24), &bounds, heads, 3));
     assert_extent("attention_fwd: bounds", d.attention_fwd(&mut f(8), &mut f(4), &f(16), &bounds, heads, 2));
     assert_extent("attention_bwd: out", d.attention_bwd(&mut f(24), &f(12), &f(11), &f(6), &f(24), &bounds, heads, 3));
-    assert_extent("cache_write: v", d.cache_write(&mut f(8), &mut f(4), &f(24), &u(3), &u(3), heads, 4));
+    let (slots, positions) = (u(3), u(3));
+    assert_extent("rope_cached: v", d.rope_cached(&mut f(24), &mut f(8), &mut f(4), &slots, &positions, heads, 1e4, 4));
     assert_extent("attention_decode: out", d.attention_decode(&mut f(3), &f(8), &f(8), &f(8), &u(1), &u(1), heads, 4));
     assert_extent("swiglu_fwd: gate_up", d.swiglu_fwd(&mut f(4), &f(7), 2));
     assert_extent("swiglu_bwd: dgate_up", d.swiglu_bwd(&mut f(7), &f(4), &f(8), 2));
@@ -70,6 +73,9 @@ fn wrong_extents_name_operator_and_argument() {
     assert_extent("logits: out", d.logits(&mut f(14), &x, &head, (3, 2, 5)));
     let sampling = Sampling { temperature: 1.0, top_k: 0, top_p: 1.0 };
     assert_extent("sample: draws", d.sample(&mut u(2), &mut f(2), &f(10), &f(3), sampling, 5));
+    let mut cursor = Cursor { keys: u(5), ..Cursor::empty(&d, 3).unwrap() };
+    assert_extent("advance: keys", d.advance(&mut u(4), &mut cursor, &u(3)));
+    assert_extent("write: buf", d.write(&mut u(2), &[1]));
     assert_extent("scalar_head_fwd: x", d.scalar_head_fwd(&mut f(3), &f(5), &f(2), 2));
     assert_extent("scalar_head_bwd: dx", d.scalar_head_bwd(&mut f(5), None, &f(3), &f(6), &f(2), 2));
     assert_extent("ppo_clip: stats", d.ppo_clip(&mut f(3), &mut f(4), &f(3), &f(3), &f(3), 0.2, 1.0));
@@ -98,7 +104,13 @@ fn ids_out_of_range_are_named_with_the_vocabulary() {
     assert_input("gather_rows: rows[1]: 5 where there are 4 rows", d.gather_rows(&mut f(4), &f(8), &ids, 2));
     let heads = Heads { q: 1, kv: 1, dim: 2 };
     let slots = d.upload(&[0u32, 0]).unwrap();
-    assert_input("positions[1]: 5", d.cache_write(&mut f(8), &mut f(8), &f(12), &slots, &ids, heads, 4));
+    let cached = |slots| d.rope_cached(&mut f(12), &mut f(8), &mut f(8), slots, &ids, heads, 1e4, 4);
+    assert_input("rope_cached: positions[1]: 5", cached(&slots));
+    assert_input("rope_cached: slots[1]: 5", cached(&ids));
+    cached(&d.upload(&[0, NO_SLOT]).unwrap()).unwrap();
+    let mut cursor = Cursor::empty(&d, 2).unwrap();
+    d.write(&mut cursor.slots, &[NO_SLOT, 4]).unwrap();
+    assert_input("advance: slots[1]: 4 where there are 4 slots", d.advance(&mut d.zeros(4).unwrap(), &mut cursor, &ids));
     assert_input("3 query heads, 2", d.attention_fwd(&mut f(0), &mut f(0), &f(0), &bounds(&d), Heads { q: 3, kv: 2, dim: 1 }, 0));
 }
 
@@ -163,8 +175,7 @@ fn everything() -> Vec<Vec<f32>> {
     let mut results = Vec::new();
     let map = Linear::new((300, 96, 130), &[(0, 64, 4, 2.0), (64, 32, 3, 1.0)], true, Some(Dropout { p: 0.1, key: 3 }));
     let (out, z) = map.forward(&d);
-    results.extend(z.iter().map(|z| z.to_vec()));
-    results.push(out.to_vec());
+    results.extend([z.to_vec(), out.to_vec()]);
     let zeros: Vec<_> = map.ab.iter().map(|x| vec![0.0; x.len()]).collect();
     let g = normal(300 * 96, 7);
     let (dx, dab) = map.backward(&d, &g, None, &zeros);

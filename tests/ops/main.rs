@@ -9,7 +9,7 @@ mod sampling;
 mod values;
 
 use repairity::device::cpu::{Buf, Float};
-use repairity::device::{Branch, Cpu, Device, Dropout};
+use repairity::device::{Branch, Cpu, Device, Dropout, narrow};
 use repairity::rng::Rng;
 
 /// `n` standard normal numbers, each exact in f32, so that both precisions read the same.
@@ -117,14 +117,14 @@ impl Linear {
     }
 
     /// The output and `z`.
-    fn forward<F: Float>(&self, device: &Cpu<F>) -> (Buf<F>, Vec<Buf<F>>) {
+    fn forward<F: Float>(&self, device: &Cpu<F>) -> (Buf<F>, Buf<F>) {
         let (t, n, _) = self.tnk;
         let ab = self.upload_ab(device);
         let mut out = unset(device, t * n);
-        let mut z: Vec<_> = self.branches.iter().map(|b| unset(device, t * b.2)).collect();
         let (x, w) = (upload(device, &self.x), upload(device, &self.w));
         let bias = self.bias.as_ref().map(|b| upload(device, b));
         let branches = self.branches(&ab);
+        let mut z = unset(device, t * narrow(&branches));
         device.lora_linear_fwd(&mut out, &mut z, &x, &w, bias.as_ref(), &branches, self.dropout, self.tnk).unwrap();
         (out, z)
     }

@@ -1,6 +1,7 @@
 //! Choosing tokens.
 
-use repairity::device::{Cpu, Device, Sampling};
+use repairity::device::{Cpu, Cursor, Device, NO_SLOT, Sampling, Standing};
+use repairity::rng::{philox, unit};
 
 use crate::*;
 
@@ -103,4 +104,26 @@ fn top_p_over_a_large_vocabulary_is_that_of_a_full_sort() {
     assert_eq!(ids, [kept[0], kept[size - 1]]);
     let (ids, _) = draw(&logits, &grid(2000), 1.0, 0, 0.9);
     assert!(ids.iter().all(|id| kept.binary_search(id).is_ok()));
+}
+
+#[test]
+fn a_row_moves_one_token_further_and_draws_the_next_number_of_its_stream() {
+    let d = Cpu::<f32>::new();
+    let mut cursor = Cursor::empty(&d, 3).unwrap();
+    let places = [
+        Standing { slot: 2, position: 7, count: 3, key: 0x1234_5678_9abc_def0 },
+        Standing { slot: 0, position: 0, count: 0, key: 5 },
+    ];
+    cursor.set(&d, &places).unwrap();
+    assert_eq!((cursor.slots.to_vec(), cursor.lengths.to_vec()), (vec![2, 0, NO_SLOT], vec![8, 1, 0]));
+    let number = |count, key| unit(philox([count, 0, 0, 0], key)[0]);
+    assert_eq!(cursor.draws[..2], [number(3, places[0].key), number(0, 5)]);
+    let mut last = d.upload(&[90u32, 91, 92]).unwrap();
+    d.advance(&mut last, &mut cursor, &d.upload(&[10u32, 11, 12]).unwrap()).unwrap();
+    assert_eq!(last.to_vec(), [11, 91, 10]);
+    assert_eq!((cursor.positions[..2].to_vec(), cursor.lengths[..2].to_vec()), (vec![8, 1], vec![9, 2]));
+    assert_eq!(
+        (cursor.counts[..2].to_vec(), cursor.draws[..2].to_vec()),
+        (vec![4, 1], vec![number(4, places[0].key), number(1, 5)])
+    );
 }

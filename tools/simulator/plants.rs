@@ -50,6 +50,62 @@ pub const PLANTS: &[Plant] = &[
         text: "        __syncthreads();\n        load_tile<D>(keys",
         planted: "        load_tile<D>(keys",
     },
+    // Values are multiplied before they have come.
+    Plant {
+        name: "values_not_waited_for",
+        kernels: "attention_fwd_sm90.cu",
+        file: "attention_fwd_sm90.cu",
+        text: "        mbarrier_wait(&shared.full[at.slot], at.parity);\n        // The next scores",
+        planted: "        // The next scores",
+    },
+    // A stage is filled again while products still read it.
+    Plant {
+        name: "stage_not_empty",
+        kernels: "attention_fwd_sm90.cu",
+        file: "attention_fwd_sm90.cu",
+        text: "        mbarrier_wait(&shared.empty[at.slot], at.parity ^ 1);\n",
+        planted: "",
+    },
+    // The ring's parity never changes.
+    Plant {
+        name: "parity_that_stays",
+        kernels: "attention_fwd_sm90.cu",
+        file: "attention_sm90.cuh",
+        text: "        parity ^= slot == 0 ? 1u : 0u;\n",
+        planted: "",
+    },
+    // Values past the end of a sequence meet probabilities of zero as they are.
+    Plant {
+        name: "values_past_the_end",
+        kernels: "attention_fwd_sm90.cu",
+        file: "attention_fwd_sm90.cu",
+        text: "        if (rows < ATTENTION_SM90_ROWS) {\n            Stages values",
+        planted: "        if (rows < 0) {\n            Stages values",
+    },
+    // A stage of the ring is given back while a product may still read it.
+    Plant {
+        name: "stage_read_while_filled",
+        kernels: "linear_sm90.cu",
+        file: "gemm_sm90.cuh",
+        text: "                wgmma_wait<1>();\n",
+        planted: "                wgmma_wait<2>();\n",
+    },
+    // A result is put where the one before is still being stored from.
+    Plant {
+        name: "box_filled_while_stored",
+        kernels: "linear_sm90.cu",
+        file: "gemm_sm90.cuh",
+        text: "        // The box was stored two rounds ago.\n        if (first()) {\n            bulk_wait_read<1>();\n        }\n        meet();\n",
+        planted: "",
+    },
+    // The next tokens are counted while others still place these.
+    Plant {
+        name: "barrier_before_the_next_tokens",
+        kernels: "logprob_sm90.cu",
+        file: "logprob_sm90.cu",
+        text: "        // The next tokens' numbers take these ones' place.\n        __syncthreads();\n",
+        planted: "",
+    },
     // Blocks are taken to begin in the order of their numbers.
     Plant {
         name: "turns_by_block_number",

@@ -4,10 +4,10 @@
 use rayon::prelude::*;
 
 use super::matmul::{Mat, Out, matmul};
-use super::memory::{Buf, check_ids};
+use super::memory::{Buf, check_slots, check_where};
 use super::simd::{axpy, dispatch, dot, map_sum, max};
 use super::{Cpu, Float, parallel};
-use crate::device::{Bounds, Heads, check};
+use crate::device::{Bounds, Heads, NO_SLOT, check};
 use crate::error::Result;
 
 /// Query rows whose scores are held at a time.
@@ -209,20 +209,23 @@ impl<F: Float> Saved<'_, F> {
     }
 }
 
-pub(super) fn cache_write<F: Float>(
+pub(super) fn rope_cached<F: Float>(
+    qkv: &mut Buf<F>,
     k: &mut Buf<F>,
     v: &mut Buf<F>,
-    qkv: &Buf<F>,
     slots: &Buf<u32>,
     positions: &Buf<u32>,
     heads: Heads,
+    theta: f64,
     capacity: usize,
 ) -> Result<()> {
-    let count = check::cache_write::<Cpu<F>>(k, v, qkv, slots, positions, heads, capacity)?;
-    check_ids("cache_write: slots", slots, count, "slots")?;
-    check_ids("cache_write: positions", positions, capacity, "places in a slot")?;
+    let count = check::rope_cached::<Cpu<F>>(qkv, k, v, slots, positions, heads, capacity)?;
+    check_slots("rope_cached: slots", slots, count)?;
+    check_where("rope_cached: positions", positions, capacity, "places in a slot", |row| slots[row] != NO_SLOT)?;
+    super::block::rope(qkv, positions, heads, theta, false)?;
     let width = heads.kv_width();
-    for ((row, &slot), &position) in qkv.chunks_exact(heads.qkv_width()).zip(&slots[..]).zip(&positions[..]) {
+    let rows = qkv.chunks_exact(heads.qkv_width()).zip(&slots[..]).zip(&positions[..]);
+    for ((row, &slot), &position) in rows.filter(|((_, slot), _)| **slot != NO_SLOT) {
         let at = (slot as usize * capacity + position as usize) * width;
         let (keys, values) = row[heads.q_width()..].split_at(width);
         k[at..][..width].copy_from_slice(keys);
@@ -242,8 +245,9 @@ pub(super) fn attention_decode<F: Float>(
     capacity: usize,
 ) -> Result<()> {
     let count = check::attention_decode::<Cpu<F>>(out, qkv, k, v, slots, lengths, heads, capacity)?;
-    check_ids("attention_decode: slots", slots, count, "slots")?;
-    check_ids("attention_decode: lengths", lengths, capacity + 1, "lengths a slot can have")?;
+    check_slots("attention_decode: slots", slots, count)?;
+    check_where("attention_decode: lengths", lengths, capacity + 1, "lengths a slot can have", |row| slots[row] != NO_SLOT)?;
+    let length_of = |row: usize| if slots[row] == NO_SLOT { 0 } else { lengths[row] as usize };
     let (dim, width, group) = (heads.dim, heads.kv_width(), heads.q / heads.kv);
     if group == 0 {
         return Ok(());
@@ -251,7 +255,8 @@ pub(super) fn attention_decode<F: Float>(
     // A task is a key-value head of a sequence: its query heads stand side by side in `out`.
     let task = |task: usize, out: &mut [F]| {
         let (b, head) = (task / heads.kv, task % heads.kv);
-        let (length, at) = (lengths[b] as usize, slots[b] as usize * capacity * width + head * dim);
+        let length = length_of(b);
+        let at = if length == 0 { 0 } else { slots[b] as usize * capacity * width + head * dim };
         let queries = &qkv[b * heads.qkv_width() + head * group * dim..][..group * dim];
         out.fill(F::ZERO);
         let mut scores = vec![F::ZERO; group * length];
@@ -275,7 +280,7 @@ pub(super) fn attention_decode<F: Float>(
             },
         );
     };
-    let work: usize = lengths.iter().map(|&l| l as usize).sum::<usize>() * width;
+    let work: usize = (0..lengths.len()).map(length_of).sum::<usize>() * width;
     if work <= parallel::GRAIN {
         out.chunks_exact_mut(group * dim).enumerate().for_each(|(i, out)| task(i, out));
     } else {

@@ -5,7 +5,7 @@ use rayon::prelude::*;
 use super::matmul::{Mat, Out, matmul};
 use super::memory::Buf;
 use super::{Cpu, Float, parallel};
-use crate::device::{Branch, Dropout, check};
+use crate::device::{Branch, Dropout, check, narrow};
 use crate::error::Result;
 use crate::rng;
 
@@ -26,19 +26,9 @@ fn fill_mask<F: Float>(mask: &mut [F], first: usize, dropout: Dropout, stream: u
     }
 }
 
-/// `x * mask`, row blocks over threads; the mask goes into `mask`.
-fn drop_rows<F: Float>(dropped: &mut [F], mask: &mut [F], x: &[F], first: usize, k: usize, dropout: Dropout, stream: u32) {
-    parallel::rows2((dropped, k), (mask, k), |row, dropped, mask| {
-        fill_mask(mask, (first + row) * k, dropout, stream);
-        for ((d, &m), &x) in dropped.iter_mut().zip(&mask[..]).zip(&x[row * k..]) {
-            *d = x * m;
-        }
-    });
-}
-
 pub(super) fn lora_linear_fwd<F: Float>(
     out: &mut Buf<F>,
-    z: &mut [Buf<F>],
+    z: &mut Buf<F>,
     x: &Buf<F>,
     w: &Buf<F>,
     bias: Option<&Buf<F>>,
@@ -53,42 +43,72 @@ pub(super) fn lora_linear_fwd<F: Float>(
     let product = Out { data: out, stride: n, add: bias.is_some() };
     matmul(product, F::ONE, Mat::new(x, k), Mat::new(w, k).t(), (t, n, k), true);
 
-    let dropout = dropout.filter(|d| d.p > 0.0);
-    for (branch, z) in branches.iter().zip(z) {
-        let Branch { r, column, .. } = *branch;
-        let task = |i: usize, out: &mut [F], z: &mut [F]| {
-            let (first, rows) = (i * TOKENS, z.len() / r);
-            let mut copy;
+    low_rank(z, x, branches, dropout, (t, k));
+    let (width, mut at) = (narrow(branches), 0);
+    for branch in branches.iter().filter(|branch| t * branch.r > 0) {
+        let task = |out: &mut [F], z: &[F]| {
+            let product = Out { data: &mut out[branch.column..], stride: n, add: true };
+            let b = Mat::new(branch.b, branch.r).t();
+            matmul(product, F::ONE, Mat::new(&z[at..], width), b, (z.len() / width, branch.n, branch.r), false);
+        };
+        if t <= TOKENS || n == 0 {
+            task(out, z);
+        } else {
+            out.par_chunks_mut(TOKENS * n).zip(z.par_chunks(TOKENS * width)).for_each(|(out, z)| task(out, z));
+        }
+        at += branch.r;
+    }
+    Ok(())
+}
+
+pub(super) fn lora_narrow<F: Float>(
+    z: &mut Buf<F>,
+    x: &Buf<F>,
+    branches: &[Branch<'_, Cpu<F>>],
+    dropout: Option<Dropout>,
+    (t, k): (usize, usize),
+) -> Result<()> {
+    check::lora_narrow::<Cpu<F>>(z, x, branches, (t, k))?;
+    low_rank(z, x, branches, dropout, (t, k));
+    Ok(())
+}
+
+/// `z[t, narrow]`, some tokens at a time.
+fn low_rank<F: Float>(z: &mut [F], x: &[F], branches: &[Branch<'_, Cpu<F>>], dropout: Option<Dropout>, (t, k): (usize, usize)) {
+    let (dropout, width) = (dropout.filter(|d| d.p > 0.0), narrow(branches));
+    let task = |i: usize, z: &mut [F]| {
+        z.fill(F::ZERO);
+        let (first, rows) = (i * TOKENS, z.len() / width);
+        let (mut copy, mut at) = (Vec::new(), 0);
+        for branch in branches.iter().filter(|branch| branch.r > 0) {
             let mut input = &x[first * k..][..rows * k];
             if let Some(dropout) = dropout {
-                copy = vec![F::ZERO; rows * k];
+                copy.resize(rows * k, F::ZERO);
                 fill_mask(&mut copy, first * k, dropout, branch.stream);
                 copy.iter_mut().zip(input).for_each(|(m, &x)| *m *= x);
                 input = &copy;
             }
-            let product = Out { data: z, stride: r, add: false };
-            matmul(product, F::ONE, Mat::new(input, k), Mat::new(branch.a, k).t(), (rows, r, k), false);
-            let product = Out { data: &mut out[column..], stride: n, add: true };
-            let b = Mat::new(branch.b, r).t();
-            matmul(product, F::of(f64::from(branch.scale)), Mat::new(z, r), b, (rows, branch.n, r), false);
-        };
-        if t <= TOKENS {
-            if t * r * n > 0 {
-                task(0, out, z);
-            }
-        } else if r * n > 0 {
-            let tasks = out.par_chunks_mut(TOKENS * n).zip(z.par_chunks_mut(TOKENS * r)).enumerate();
-            tasks.for_each(|(i, (out, z))| task(i, out, z));
+            let product = Out { data: &mut z[at..], stride: width, add: false };
+            let scale = F::of(f64::from(branch.scale));
+            matmul(product, scale, Mat::new(input, k), Mat::new(branch.a, k).t(), (rows, branch.r, k), false);
+            at += branch.r;
         }
+    };
+    if t * width == 0 {
+        return;
     }
-    Ok(())
+    if t <= TOKENS {
+        task(0, z);
+    } else {
+        z.par_chunks_mut(TOKENS * width).enumerate().for_each(|(i, z)| task(i, z));
+    }
 }
 
 pub(super) fn lora_linear_bwd<F: Float>(
     mut dx: Option<(&mut Buf<F>, bool)>,
     dbranches: &mut [&mut Buf<F>],
     dout: &Buf<F>,
-    z: &[Buf<F>],
+    z: &Buf<F>,
     x: &Buf<F>,
     w: &Buf<F>,
     branches: &[Branch<'_, Cpu<F>>],
@@ -104,7 +124,9 @@ pub(super) fn lora_linear_bwd<F: Float>(
         return Ok(());
     }
     let mut dx = dx.map(|(dx, _)| &mut dx[..]);
-    for (i, branch) in branches.iter().enumerate().filter(|(_, branch)| branch.n * branch.r > 0) {
+    let width = narrow(branches);
+    let places = branches.iter().scan(0, |next, branch| Some(std::mem::replace(next, *next + branch.r)));
+    for ((i, branch), at) in branches.iter().enumerate().zip(places).filter(|((_, branch), _)| branch.n * branch.r > 0) {
         let (r, scale) = (branch.r, F::of(f64::from(branch.scale)));
         let dout = Mat::new(&dout[branch.column..], n);
         let mut dz = vec![F::ZERO; t * r];
@@ -113,7 +135,7 @@ pub(super) fn lora_linear_bwd<F: Float>(
         let mut da = None;
         if !dbranches.is_empty() {
             let product = Out { data: &mut dbranches[2 * i + 1][..], stride: r, add: true };
-            matmul(product, scale, dout.t(), Mat::new(&z[i], r), (branch.n, r, t), true);
+            matmul(product, F::ONE, dout.t(), Mat::new(&z[at..], width), (branch.n, r, t), true);
             da = Some(&mut dbranches[2 * i][..]);
         }
         match dropout.filter(|d| d.p > 0.0) {
@@ -157,8 +179,14 @@ fn dropped_branch_bwd<F: Float>(
     for (i, dz) in dz.chunks(4 * TOKENS * r).enumerate() {
         let (first, rows) = (i * 4 * TOKENS, dz.len() / r);
         let (mask, scratch) = (&mut mask[..rows * k], &mut scratch[..rows * k]);
-        drop_rows(scratch, mask, &x[first * k..][..rows * k], first, k, dropout, branch.stream);
+        parallel::rows(mask, k, |row, mask| fill_mask(mask, (first + row) * k, dropout, branch.stream));
         if let Some(da) = da.as_deref_mut() {
+            let (mask, x) = (&*mask, &x[first * k..]);
+            parallel::rows(scratch, k, |row, dropped| {
+                for ((d, &m), &x) in dropped.iter_mut().zip(&mask[row * k..]).zip(&x[row * k..]) {
+                    *d = x * m;
+                }
+            });
             let product = Out { data: da, stride: k, add: true };
             matmul(product, F::ONE, Mat::new(dz, r).t(), Mat::new(scratch, k), (r, k, rows), true);
         }

@@ -42,7 +42,7 @@ pub(super) struct Out<'a, F> {
 }
 
 /// Up to so many rows the product is bound by reading the other factor, and dot products beat packing it.
-const FEW_ROWS: usize = 4;
+const FEW_ROWS: usize = 8;
 
 /// `out[m, n] (+)= scale * a[m, k] b[k, n]`, on all threads or on this one.
 pub(super) fn matmul<F: Float>(

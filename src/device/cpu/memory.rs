@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use rayon::prelude::*;
 
 use super::{Cpu, Float, parallel};
-use crate::device::{Elem, Real, check, extent};
+use crate::device::{Elem, NO_SLOT, Real, check, extent};
 use crate::error::{Error, Result};
 
 /// Bytes that live buffers hold, and the most they ever held.
@@ -100,7 +100,17 @@ pub(super) fn add<F: Float>(out: &mut Buf<F>, inp: &Buf<F>) -> Result<()> {
 
 /// Fails at the first id that is not below `count`; `of` names what is counted.
 pub(super) fn check_ids(what: &str, ids: &[u32], count: usize, of: &str) -> Result<()> {
-    match ids.iter().position(|&id| id as usize >= count) {
+    check_where(what, ids, count, of, |_| true)
+}
+
+/// Fails at the first slot that is neither one of `count` nor [`NO_SLOT`].
+pub(super) fn check_slots(what: &str, slots: &[u32], count: usize) -> Result<()> {
+    check_where(what, slots, count, "slots", |i| slots[i] != NO_SLOT)
+}
+
+/// The same as [`check_ids`] for those that `counts` says yes to.
+pub(super) fn check_where(what: &str, ids: &[u32], count: usize, of: &str, counts: impl Fn(usize) -> bool) -> Result<()> {
+    match (0..ids.len()).find(|&i| ids[i] as usize >= count && counts(i)) {
         None => Ok(()),
         Some(i) => Err(Error::input(format!("{what}[{i}]"), format!("{} where there are {count} {of}", ids[i]))),
     }

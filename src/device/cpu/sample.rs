@@ -4,10 +4,10 @@ use std::cmp::Ordering;
 
 use rayon::prelude::*;
 
-use super::memory::Buf;
+use super::memory::{Buf, check_slots};
 use super::simd::{dispatch, map_sum, max};
 use super::{Cpu, Float};
-use crate::device::{Sampling, check};
+use crate::device::{Cursor, NO_SLOT, Sampling, check, draw};
 use crate::error::Result;
 
 pub(super) fn sample<F: Float>(
@@ -23,6 +23,22 @@ pub(super) fn sample<F: Float>(
     ids.par_iter_mut().zip(&mut logprob[..]).zip(rows).for_each(|((id, logprob), (logits, &draw))| {
         (*id, *logprob) = one(logits, draw, sampling);
     });
+    Ok(())
+}
+
+pub(super) fn advance<F: Float>(last: &mut Buf<u32>, cursor: &mut Cursor<Cpu<F>>, ids: &Buf<u32>) -> Result<()> {
+    let b = check::advance::<Cpu<F>>(cursor, ids)?;
+    check_slots("advance: slots", &cursor.slots, last.len())?;
+    for row in 0..b {
+        if cursor.slots[row] != NO_SLOT {
+            last[cursor.slots[row] as usize] = ids[row];
+        }
+        cursor.positions[row] += 1;
+        cursor.lengths[row] += 1;
+        cursor.counts[row] += 1;
+        let key = u64::from(cursor.keys[2 * row]) | u64::from(cursor.keys[2 * row + 1]) << 32;
+        cursor.draws[row] = draw(key, cursor.counts[row]);
+    }
     Ok(())
 }
 

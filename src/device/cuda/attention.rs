@@ -1,7 +1,8 @@
-//! Launches of kernels/attention_fwd.cu, kernels/attention_bwd.cu and kernels/attention_bwd_sm90.cu.
+//! Launches of kernels/attention_fwd.cu and attention_bwd.cu, and of kernels/attention_fwd_sm90.cu and attention_bwd_sm90.cu, which take
+//! their place in bf16 for heads of 64 and 128 columns.
 
-use super::driver::{Grid, Pointer, TensorMap, Tiled};
-use super::{Act, Buf, Cuda, check, kernel, scratch};
+use super::driver::{Grid, TensorMap};
+use super::{Act, Buf, Cuda, check, gemm, kernel, scratch};
 use crate::device::{Bounds, Device, Heads};
 use crate::error::{Error, Result};
 
@@ -30,6 +31,11 @@ fn tiles<A: Act>(bounds: &Bounds<Cuda<A>>, t: usize) -> usize {
     of_sequences + (t - bounds.total()).div_ceil(rows)
 }
 
+/// What copies boxes of `high` rows and 64 columns, one head's or half of it, of a matrix `[t, columns]`.
+fn boxes<A: Act>(cuda: &Cuda<A>, matrix: &Buf<A>, t: usize, columns: usize, high: u32) -> Result<TensorMap> {
+    gemm::boxes(&*cuda.driver, matrix.pointer, t, columns, columns, high)
+}
+
 pub(super) fn attention_fwd<A: Act>(
     cuda: &Cuda<A>,
     out: &mut Buf<A>,
@@ -41,12 +47,45 @@ pub(super) fn attention_fwd<A: Act>(
 ) -> Result<()> {
     check::attention_fwd::<Cuda<A>>(out, lse, qkv, bounds, heads, t)?;
     supported("attention_fwd", heads)?;
+    if scratch::attention_fwd_sm90(size_of::<A>(), heads.dim) {
+        return attention_fwd_sm90(cuda, out, lse, qkv, bounds, heads, t);
+    }
     let narrow = heads.dim <= 64;
     let acts = if narrow { kernel::ATTENTION_FWD_D64_ACTS } else { kernel::ATTENTION_FWD_D128_ACTS };
     let grid = Grid::xy(tiles(bounds, t), heads.q).with_shared(acts as usize * size_of::<A>());
     let launch = if narrow { kernel::attention_fwd_d64 } else { kernel::attention_fwd_d128 };
     let [sequences, t, q, kv, dim] = [bounds.count(), t, heads.q, heads.kv, heads.dim].map(|x| x as i32);
     launch(cuda, grid, out, lse, qkv, &bounds.device, sequences, t, q, kv, dim, score_scale(heads))
+}
+
+/// On a warpgroup's tensor cores. The list of tiles is made anew by each call: one small launch costs less than keeping it in step
+/// with bounds would.
+fn attention_fwd_sm90<A: Act>(
+    cuda: &Cuda<A>,
+    out: &mut Buf<A>,
+    lse: &mut Buf<f32>,
+    qkv: &Buf<A>,
+    bounds: &Bounds<Cuda<A>>,
+    heads: Heads,
+    t: usize,
+) -> Result<()> {
+    if t == 0 {
+        return Ok(());
+    }
+    let tiles = scratch::attention_fwd_tiles(&bounds.host);
+    let mut order = cuda.empty(scratch::attention_fwd_order(tiles))?;
+    let (sequences, tail) = (bounds.count(), t - bounds.total());
+    let grid = Grid::x(sequences.div_ceil(kernel::ATTENTION_FWD_SM90_ORDER_WARPS as usize).max(tail).max(1));
+    let [sequences, tokens, q, kv, dim] = [sequences, t, heads.q, heads.kv, heads.dim].map(|x| x as i32);
+    kernel::attention_fwd_sm90_order(cuda, grid, &mut order, out, lse, &bounds.device, sequences, tokens, q, dim)?;
+
+    let narrow = heads.dim == 64;
+    let shared = if narrow { kernel::ATTENTION_FWD_SM90_D64_BYTES } else { kernel::ATTENTION_FWD_SM90_D128_BYTES };
+    let pairs = tiles * heads.q;
+    let grid = Grid::x(pairs.min(cuda.driver().multiprocessors())).with_shared(shared as usize);
+    let launch = if narrow { kernel::attention_fwd_sm90_d64 } else { kernel::attention_fwd_sm90_d128 };
+    let map = boxes(cuda, qkv, t, heads.qkv_width(), kernel::ATTENTION_SM90_ROWS)?;
+    launch(cuda, grid, out, lse, &map, &mut order, pairs as i32, tokens, q, kv, score_scale(heads))
 }
 
 pub(super) fn attention_bwd<A: Act>(
@@ -82,18 +121,6 @@ pub(super) fn attention_bwd<A: Act>(
     of_keys(cuda, grid, dqkv, dout, lse, &delta, qkv, &bounds.device, sequences, tokens, q, kv, dim, scale)
 }
 
-/// A tensor of rows, of which kernels copy boxes of one head's 64 columns and `ATTENTION_ROWS` rows.
-fn boxes<A: Act>(cuda: &Cuda<A>, base: Pointer, t: usize, width: usize) -> Result<TensorMap> {
-    cuda.driver.tensor_map(&Tiled {
-        base,
-        wide: false,
-        extents: &[width as u64, t as u64],
-        strides: &[(width * size_of::<A>()) as u64],
-        tile: &[64, kernel::ATTENTION_ROWS],
-        swizzle: true,
-    })
-}
-
 /// kernels/attention_bwd_sm90.cu, after delta.
 fn bwd_of_warpgroups<A: Act>(
     cuda: &Cuda<A>,
@@ -114,11 +141,11 @@ fn bwd_of_warpgroups<A: Act>(
     let [parts, own_tiles, ordered] = [plan.parts, plan.tiles, usize::from(!cuda.relaxed)].map(|x| x as i32);
     let bounds_of = &bounds.device;
     if plan.key_tiles > 0 {
-        let qkv = boxes(cuda, qkv.pointer, t, heads.qkv_width())?;
-        let dout = boxes(cuda, dout.pointer, t, heads.q_width())?;
+        let qkv = boxes(cuda, qkv, t, heads.qkv_width(), kernel::ATTENTION_ROWS)?;
+        let dout = boxes(cuda, dout, t, heads.q_width(), kernel::ATTENTION_ROWS)?;
         let bytes = if narrow { kernel::ATTENTION_BWD_SM90_D64_BYTES } else { kernel::ATTENTION_BWD_SM90_D128_BYTES };
         let grid = Grid::x(plan.key_tiles * heads.kv * plan.parts).with_shared(bytes as usize);
-        let launch = if narrow { kernel::attention_bwd_d64_sm90 } else { kernel::attention_bwd_d128_sm90 };
+        let launch = if narrow { kernel::attention_bwd_sm90_d64 } else { kernel::attention_bwd_sm90_d128 };
         launch(
             cuda, grid, dqkv, &mut dq, &mut dkv, &mut turns, &qkv, &dout, lse, delta, bounds_of, sequences, tokens, q, kv, parts,
             own_tiles, ordered, scale,
@@ -127,6 +154,6 @@ fn bwd_of_warpgroups<A: Act>(
     let all = tiles(bounds, t);
     // Of keys and values there is something to do only then.
     let finished = if plan.parts > 1 || all > plan.tiles { heads.q + 2 * heads.kv } else { heads.q };
-    let launch = if narrow { kernel::attention_bwd_finish_d64_sm90 } else { kernel::attention_bwd_finish_d128_sm90 };
+    let launch = if narrow { kernel::attention_bwd_sm90_finish_d64 } else { kernel::attention_bwd_sm90_finish_d128 };
     launch(cuda, Grid::xy(all, finished), dqkv, &dq, &dkv, bounds_of, sequences, tokens, q, kv, parts, own_tiles, scale)
 }

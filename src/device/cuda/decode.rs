@@ -6,23 +6,6 @@ use super::{Act, Buf, Cuda, check, kernel, scratch};
 use crate::device::{Device, Heads};
 use crate::error::Result;
 
-pub(super) fn cache_write<A: Act>(
-    cuda: &Cuda<A>,
-    k: &mut Buf<A>,
-    v: &mut Buf<A>,
-    qkv: &Buf<A>,
-    slots: &Buf<u32>,
-    positions: &Buf<u32>,
-    heads: Heads,
-    capacity: usize,
-) -> Result<()> {
-    let count = check::cache_write::<Cuda<A>>(k, v, qkv, slots, positions, heads, capacity)?;
-    let [t, count, q, kv, dim, capacity] = [slots.len, count, heads.q, heads.kv, heads.dim, capacity].map(|x| x as i32);
-    cuda.with_fault(|fault| {
-        kernel::cache_write(cuda, Grid::x(slots.len), k, v, qkv, slots, positions, fault, t, count, q, kv, dim, capacity)
-    })
-}
-
 pub(super) fn attention_decode<A: Act>(
     cuda: &Cuda<A>,
     out: &mut Buf<A>,
@@ -47,6 +30,7 @@ pub(super) fn attention_decode<A: Act>(
         kernel::attention_decode(
             cuda,
             grid,
+            out,
             &mut partial,
             qkv,
             k,
@@ -64,5 +48,6 @@ pub(super) fn attention_decode<A: Act>(
             scale,
         )
     })?;
-    kernel::attention_decode_combine(cuda, Grid::x(batch * heads.q), out, &partial, b, q, dim, parts)
+    let grid = Grid::x(batch * heads.q);
+    kernel::attention_decode_combine(cuda, grid, out, &partial, slots, lengths, b, count, q, dim, capacity, parts)
 }

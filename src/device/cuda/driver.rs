@@ -10,6 +10,9 @@ use crate::error::{Error, Result};
 /// A device pointer.
 pub type Pointer = u64;
 
+/// A place in the order of launches, whose time can be asked for: a number of the driver's.
+pub type Mark = u64;
+
 /// Blocks of a launch, and the dynamic shared memory of each. Threads of a block are the kernel's own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Grid {
@@ -58,6 +61,8 @@ pub struct Kernel {
     pub threads: u32,
     /// The builds that have it: `bf16`, `f32`.
     pub builds: &'static [&'static str],
+    /// Bytes of each parameter.
+    pub parameters: &'static [usize],
 }
 
 /// A tensor in memory and the box of it that one copy moves to or from shared memory: what cuTensorMapEncodeTiled takes. Extents go
@@ -120,6 +125,9 @@ pub struct Matmul {
     pub accumulate: bool,
 }
 
+/// Waits for copies to the host, and for what was launched before them; fails where that failed.
+pub type Wait = Box<dyn FnOnce() -> Result<()> + Send>;
+
 /// A machine that runs kernels, in the order they are launched. Errors name the kernel or the call.
 pub trait Driver: Send + Sync {
     /// What a log line calls it: `NVIDIA H100 80GB HBM3`.
@@ -181,10 +189,61 @@ pub trait Driver: Send + Sync {
         self.upload(to, from)
     }
 
+    /// Marks where the order of launches has come to. None where there is no clock that could tell its time.
+    fn mark(&self) -> Result<Option<Mark>> {
+        Ok(None)
+    }
+
+    /// Waits, and gives up `marks`, which are in the order in which they were made: the seconds of each since the first.
+    fn read_marks(&self, marks: Vec<Mark>) -> Result<Vec<f64>> {
+        Ok(vec![0.0; marks.len()])
+    }
+
+    /// Device to host for each `(to, from, bytes)`, to memory of [`Driver::pin`], in the order of launches, while the host goes on.
+    /// Nothing that is launched later is waited for.
+    ///
+    /// # Safety
+    /// Each `to` has room, and nobody touches it before the copies have been waited for.
+    unsafe fn download_pinned(&self, parts: &[(*mut u8, Pointer, usize)]) -> Result<Wait> {
+        for (to, from, bytes) in parts.iter().filter(|(.., bytes)| *bytes > 0) {
+            // SAFETY: the caller's memory has room, and is left to this call.
+            self.download(&mut [(unsafe { std::slice::from_raw_parts_mut(*to, *bytes) }, *from)])?;
+        }
+        Ok(Box::new(|| Ok(())))
+    }
+
+    /// Whether it can record what it is told, to repeat it as one launch.
+    fn records(&self) -> bool {
+        false
+    }
+
+    /// From here on this thread's launches, products, copies and clears are recorded and not made, until [`Driver::recorded`]. One
+    /// thread records at a time; what others launch meanwhile is made.
+    fn record(&self) -> Result<()> {
+        Err(unrecorded())
+    }
+
+    /// Ends recording, and gives what was recorded a number.
+    fn recorded(&self) -> Result<u64> {
+        Err(unrecorded())
+    }
+
+    /// Launches all that was recorded under this number.
+    fn replay(&self, _recording: u64) -> Result<()> {
+        Err(unrecorded())
+    }
+
+    /// Drops what was recorded under this number, once nothing of it runs any more.
+    fn forget(&self, _recording: u64) {}
+
     /// The GPU behind it, for what only a GPU has: collectives. None where kernels are simulated.
     fn gpu(&self) -> Option<&Gpu> {
         None
     }
+}
+
+fn unrecorded() -> Error {
+    Error::Device { what: "a recording".into(), cause: "this driver does not record".into() }
 }
 
 /// Plain memory in place of pinned memory.

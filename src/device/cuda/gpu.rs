@@ -4,12 +4,13 @@ use std::ffi::{CString, c_void};
 use std::ptr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread::{self, ThreadId};
 
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::{CudaContext, CudaStream, sys};
 
 use super::blas::{Blas, WORKSPACE};
-use super::driver::{Driver, Grid, Kernel, Matmul, Pointer, TensorMap, Tiled};
+use super::driver::{Driver, Grid, Kernel, Mark, Matmul, Pointer, TensorMap, Tiled, Wait};
 use super::kernel::{COMPILER, IMAGES, Image, KERNELS};
 use super::pool::Pool;
 use super::side::Side;
@@ -133,6 +134,15 @@ pub fn list() -> Result<Vec<Properties>> {
         }
     };
     (0..count).map(|ordinal| properties(ordinal).map_err(cause("cuDeviceGet"))).collect()
+}
+
+/// The name by which other tools of NVIDIA's know GPU `ordinal`: `GPU-` and 32 hexadecimal digits in groups.
+pub fn uuid(ordinal: usize) -> Result<String> {
+    let device = i32::try_from(ordinal).map_err(|_| Error::Machine(format!("there is no GPU {ordinal}")))?;
+    let found = result::device::get(device).and_then(result::device::get_uuid).map_err(cause("cuDeviceGetUuid"))?;
+    let digits: Vec<String> = found.bytes.iter().map(|byte| format!("{:02x}", *byte as u8)).collect();
+    let groups = [&digits[..4], &digits[4..6], &digits[6..8], &digits[8..10], &digits[10..]].map(|group| group.concat());
+    Ok(format!("GPU-{}", groups.join("-")))
 }
 
 /// The version of CUDA that the driver supports: (13, 0).
@@ -271,6 +281,10 @@ pub struct Gpu {
     /// Wait after every launch, so that an error names its kernel: REPAIRITY_CUDA_SYNC=1.
     wait: bool,
     stream: Arc<CudaStream>,
+    /// Where launches are recorded: nothing runs in it.
+    recorder: Arc<CudaStream>,
+    /// The thread whose launches are recorded now.
+    recording: Mutex<Option<ThreadId>>,
     context: Arc<CudaContext>,
 }
 
@@ -293,6 +307,7 @@ impl Gpu {
         }
         let context = CudaContext::new(ordinal).map_err(cause("cuDevicePrimaryCtxRetain"))?;
         let stream = context.new_stream().map_err(cause("cuStreamCreate"))?;
+        let recorder = context.new_stream().map_err(cause("cuStreamCreate"))?;
         let capability = context.compute_capability().map_err(cause("cuDeviceGetAttribute"))?;
         let name = context.name().map_err(cause("cuDeviceGetName"))?;
         use sys::CUdevice_attribute_enum as Attribute;
@@ -316,6 +331,8 @@ impl Gpu {
             last: AtomicUsize::new(usize::MAX),
             wait: set("REPAIRITY_CUDA_SYNC"),
             stream,
+            recorder,
+            recording: Mutex::default(),
             context,
         })
     }
@@ -329,21 +346,22 @@ impl Gpu {
         self.context.bind_to_thread().map_err(cause("cuCtxSetCurrent"))
     }
 
+    /// Where this thread's launches go.
+    fn launches(&self) -> sys::CUstream {
+        let recording = *lock(&self.recording) == Some(thread::current().id());
+        if recording { self.recorder.cu_stream() } else { self.stream.cu_stream() }
+    }
+
     /// Waits for the stream. What failed in it since the last wait shows here.
     fn synchronise(&self) -> Result<()> {
-        self.stream.synchronize().map_err(|error| {
-            let what = match KERNELS.get(self.last.load(Ordering::Relaxed)) {
-                Some(kernel) => {
-                    format!(
-                        "{}, or what was launched before it (REPAIRITY_CUDA_SYNC=1 waits after each, and names it)",
-                        kernel.name
-                    )
-                }
-                None => "a product, or what was launched before it (REPAIRITY_CUDA_SYNC=1 waits after each, and names it)".into(),
-            };
-            cause(&what)(error)
-        })
+        self.stream.synchronize().map_err(|error| failed(self.last.load(Ordering::Relaxed), error))
     }
+}
+
+/// The error of a wait, where `last` was the last kernel launched before it.
+fn failed(last: usize, error: DriverError) -> Error {
+    let what = KERNELS.get(last).map_or("a product", |kernel| kernel.name);
+    cause(&format!("{what}, or what was launched before it (REPAIRITY_CUDA_SYNC=1 waits after each, and names it)"))(error)
 }
 
 fn full(pool: &Pool, bytes: usize) -> Error {
@@ -448,13 +466,13 @@ impl Driver for Gpu {
     fn copy(&self, to: Pointer, from: Pointer, bytes: usize) -> Result<()> {
         self.bind()?;
         // SAFETY: the caller checked both ranges.
-        unsafe { result::memcpy_dtod_async(to, from, bytes, self.stream.cu_stream()) }.map_err(cause("cuMemcpyDtoDAsync"))
+        unsafe { result::memcpy_dtod_async(to, from, bytes, self.launches()) }.map_err(cause("cuMemcpyDtoDAsync"))
     }
 
     fn clear(&self, to: Pointer, bytes: usize) -> Result<()> {
         self.bind()?;
         // SAFETY: the caller checked the range.
-        unsafe { result::memset_d8_async(to, 0, bytes, self.stream.cu_stream()) }.map_err(cause("cuMemsetD8Async"))
+        unsafe { result::memset_d8_async(to, 0, bytes, self.launches()) }.map_err(cause("cuMemsetD8Async"))
     }
 
     fn launch(&self, kernel: usize, grid: Grid, arguments: &mut [*mut c_void]) -> Result<()> {
@@ -462,7 +480,7 @@ impl Driver for Gpu {
         let Kernel { name, threads, .. } = KERNELS[kernel];
         assert!(!self.functions[kernel].is_null(), "{name} is no kernel of this build");
         let [x, y, z] = grid.blocks;
-        let stream = self.stream.cu_stream();
+        let stream = self.launches();
         // SAFETY: the generated launcher gives the arguments that the kernel declares, and its caller checked the extents.
         unsafe { result::launch_kernel(self.functions[kernel], (x, y, z), (threads, 1, 1), grid.shared, stream, arguments) }
             .map_err(cause(name))?;
@@ -503,7 +521,7 @@ impl Driver for Gpu {
 
     fn matmul(&self, product: &Matmul) -> Result<()> {
         self.bind()?;
-        self.blas.matmul(product, self.workspace, self.stream.cu_stream().cast())?;
+        self.blas.matmul(product, self.workspace, self.launches().cast())?;
         self.last.store(usize::MAX, Ordering::Relaxed);
         match self.wait {
             true => self.stream.synchronize().map_err(cause("cublasLtMatmul")),
@@ -530,6 +548,91 @@ impl Driver for Gpu {
         self.bind()?;
         // SAFETY: the caller's buffer is as long, and the pinned memory stays as it is until `unpin`, which waits.
         unsafe { result::memcpy_htod_async(to, from, self.stream.cu_stream()) }.map_err(cause("cuMemcpyHtoDAsync"))
+    }
+
+    fn mark(&self) -> Result<Option<Mark>> {
+        self.bind()?;
+        let event = result::event::create(sys::CUevent_flags::CU_EVENT_DEFAULT).map_err(cause("cuEventCreate"))?;
+        // SAFETY: the event was just made, and the stream is this context's.
+        unsafe { result::event::record(event, self.stream.cu_stream()) }.map_err(cause("cuEventRecord"))?;
+        Ok(Some(event as Mark))
+    }
+
+    fn read_marks(&self, marks: Vec<Mark>) -> Result<Vec<f64>> {
+        self.bind()?;
+        self.synchronise()?;
+        let mut seconds = Vec::with_capacity(marks.len());
+        let mut total = 0.0;
+        for (i, mark) in marks.iter().enumerate() {
+            if i > 0 {
+                let (before, here) = (marks[i - 1] as sys::CUevent, *mark as sys::CUevent);
+                // SAFETY: both are events that `mark` recorded, and the wait above came behind them.
+                let milliseconds = unsafe { result::event::elapsed(before, here) }.map_err(cause("cuEventElapsedTime"))?;
+                total += f64::from(milliseconds) / 1e3;
+            }
+            seconds.push(total);
+        }
+        for mark in marks {
+            // SAFETY: `mark` made it, and its caller gave it up.
+            unsafe { result::event::destroy(mark as sys::CUevent) }.map_err(cause("cuEventDestroy"))?;
+        }
+        Ok(seconds)
+    }
+
+    unsafe fn download_pinned(&self, parts: &[(*mut u8, Pointer, usize)]) -> Result<Wait> {
+        self.bind()?;
+        for (to, from, bytes) in parts.iter().filter(|(.., bytes)| *bytes > 0) {
+            // SAFETY: the caller's memory has room, and is left alone until the copy has been waited for.
+            let to = unsafe { std::slice::from_raw_parts_mut(*to, *bytes) };
+            // SAFETY: as above.
+            unsafe { result::memcpy_dtoh_async(to, *from, self.stream.cu_stream()) }.map_err(cause("cuMemcpyDtoHAsync"))?;
+        }
+        let event = self.stream.record_event(None).map_err(cause("cuEventRecord"))?;
+        let last = self.last.load(Ordering::Relaxed);
+        Ok(Box::new(move || event.synchronize().map_err(|error| failed(last, error))))
+    }
+
+    /// A wait cannot be recorded.
+    fn records(&self) -> bool {
+        !self.wait
+    }
+
+    fn record(&self) -> Result<()> {
+        self.bind()?;
+        // What other threads do meanwhile, to this GPU or another, is no part of it.
+        let mode = sys::CUstreamCaptureMode_enum::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        // SAFETY: the stream is this GPU's, and nothing is recorded in it now.
+        unsafe { result::stream::begin_capture(self.recorder.cu_stream(), mode) }.map_err(cause("cuStreamBeginCapture"))?;
+        *lock(&self.recording) = Some(thread::current().id());
+        Ok(())
+    }
+
+    fn recorded(&self) -> Result<u64> {
+        *lock(&self.recording) = None;
+        self.bind()?;
+        // SAFETY: `record` began it, in this thread.
+        let graph = unsafe { result::stream::end_capture(self.recorder.cu_stream()) }.map_err(cause("cuStreamEndCapture"))?;
+        let flags = sys::CUgraphInstantiate_flags(0);
+        // SAFETY: the graph was made above; it is not needed any more once it can be launched.
+        let launchable = unsafe {
+            let made = result::graph::instantiate(graph, flags).map_err(cause("cuGraphInstantiate"));
+            result::graph::destroy(graph).map_err(cause("cuGraphDestroy")).and(made)
+        }?;
+        Ok(launchable as u64)
+    }
+
+    fn replay(&self, recording: u64) -> Result<()> {
+        self.bind()?;
+        // SAFETY: `recorded` made it, and it is not forgotten yet.
+        unsafe { result::graph::launch(recording as sys::CUgraphExec, self.stream.cu_stream()) }.map_err(cause("cuGraphLaunch"))
+    }
+
+    fn forget(&self, recording: u64) {
+        // It may still run. Nothing can be done about a failure here.
+        let _ = self.bind();
+        let _ = self.stream.synchronize();
+        // SAFETY: `recorded` made it, and nothing launches it any more.
+        let _ = unsafe { result::graph::exec_destroy(recording as sys::CUgraphExec) };
     }
 
     fn gpu(&self) -> Option<&Gpu> {

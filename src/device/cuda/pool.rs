@@ -71,6 +71,40 @@ impl Pool {
     }
 }
 
+/// More than any GPU has.
+const ENDLESS: usize = 1 << 50;
+
+/// Where the buffers of a piece of work would lie in a range of their own, and how long that range has to be. The same buffers in the
+/// same order lie at the same places each time.
+#[derive(Debug)]
+pub(in crate::device) struct Layout {
+    pool: Pool,
+    span: usize,
+}
+
+impl Layout {
+    pub(in crate::device) fn new() -> Layout {
+        Layout { pool: Pool::new(ENDLESS), span: 0 }
+    }
+
+    /// The offset of `bytes`.
+    pub(in crate::device) fn lend(&mut self, bytes: usize) -> usize {
+        let at = self.pool.lend(bytes).expect("the range has no end");
+        self.span = self.span.max(at + bytes);
+        at
+    }
+
+    /// Takes back what [`Layout::lend`] gave.
+    pub(in crate::device) fn take_back(&mut self, at: usize) {
+        self.pool.take_back(at);
+    }
+
+    /// Bytes up to the end of the last buffer that ever was there.
+    pub(in crate::device) fn span(&self) -> usize {
+        self.span
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

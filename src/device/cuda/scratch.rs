@@ -32,6 +32,46 @@ pub(in crate::device) fn logprob_sums(t: usize, c: usize) -> usize {
     TOKENS.min(t) * c
 }
 
+/// Whether the head of the build of activations of so many bytes is multiplied and counted by one kernel: bf16, in whole 16-byte pieces.
+/// What it then needs follows; else the tiles above.
+pub(in crate::device) fn logprob_sm90(act_bytes: usize, (t, c, v): (usize, usize, usize)) -> bool {
+    act_bytes == 2 && t * c * v > 0 && c.is_multiple_of(8) && v.is_multiple_of(8)
+}
+
+/// States of a row: one for each range of the vocabulary.
+pub(in crate::device) fn logprob_ranges(v: usize) -> usize {
+    v.div_ceil((kernel::GEMM_N * kernel::LOGPROB_RANGE) as usize)
+}
+
+/// What `linear_logprob_fwd` keeps of each token and range, f32.
+pub(in crate::device) fn logprob_states(t: usize, v: usize) -> usize {
+    4 * t * logprob_ranges(v)
+}
+
+/// The list of tokens that have a gradient, and its length, u32.
+pub(in crate::device) fn logprob_rows(t: usize) -> usize {
+    t + 1
+}
+
+/// Bytes that a wave of tokens may take.
+const WAVE: usize = 256 << 20;
+
+/// Multiprocessors of the cards that waves are cut for: H100 and H200 (SXM). On another card they are as right and less even.
+pub(in crate::device) const MULTIPROCESSORS: usize = 132;
+
+/// Tokens of a wave of `linear_logprob_bwd`, of which it holds the inputs and the gradients at all logits: the tiles of rows, as many as
+/// fit into [`WAVE`], with which both products take the fewest steps; of several such the fewest rows.
+pub(in crate::device) fn logprob_wave((t, c, v): (usize, usize, usize)) -> usize {
+    let (rows, columns, step) = (kernel::GEMM_M as usize, kernel::GEMM_N as usize, kernel::GEMM_K as usize);
+    let tiles = t.div_ceil(rows);
+    let turns = |high: usize, width: usize| (high * width.div_ceil(columns)).div_ceil(MULTIPROCESSORS);
+    let steps = |high: usize| turns(high, v) * c.div_ceil(step) + turns(high, c) * v.div_ceil(step);
+    let all = |high: usize| tiles / high * steps(high) + steps(tiles % high);
+    let most = (WAVE / (2 * rows * (v + c))).clamp(1, tiles.max(1));
+    let high = (1..=most).min_by_key(|&high| all(high)).unwrap_or(1);
+    t.min(high * rows)
+}
+
 /// Parts that a sequence's cache is cut into. By the capacity alone: here, at least, a sequence's sums do not depend on who shares
 /// its batch.
 pub(in crate::device) fn decode_splits(capacity: usize) -> usize {
@@ -48,13 +88,81 @@ pub(in crate::device) fn square_parts(len: usize) -> usize {
     len.div_ceil(SPAN).clamp(1, 1024)
 }
 
+/// Whether attention forward of the build of activations of so many bytes runs on a warpgroup's tensor cores.
+pub(in crate::device) fn attention_fwd_sm90(act_bytes: usize, dim: usize) -> bool {
+    act_bytes == 2 && (dim == 64 || dim == 128)
+}
+
+/// Tiles of queries over all sequences between `bounds`, for those tensor cores.
+pub(in crate::device) fn attention_fwd_tiles(bounds: &[u32]) -> usize {
+    bounds.windows(2).map(|pair| (pair[1] - pair[0]).div_ceil(kernel::ATTENTION_SM90_ROWS) as usize).sum()
+}
+
+/// The counter and the list of so many tiles, u32.
+pub(in crate::device) fn attention_fwd_order(tiles: usize) -> usize {
+    1 + tiles * kernel::ATTENTION_FWD_SM90_ENTRY as usize
+}
+
 /// What `attention_bwd` sums over a head's columns, f32.
 pub(in crate::device) fn attention_delta(t: usize, q: usize) -> usize {
     t * q
 }
 
-/// Multiprocessors of the GPUs that are planned for.
-pub(in crate::device) const MULTIPROCESSORS: usize = 132;
+/// Tokens from which on a tile of the product that takes branches along is worth its size; fewer are the library's and the small kernels'.
+const RIDES: usize = 128;
+
+/// Whether the branches of a map ride in its product, in the build of activations of so many bytes: bf16, in whole 16-byte pieces.
+pub(in crate::device) fn rides(act_bytes: usize, (t, n, k): (usize, usize, usize)) -> bool {
+    act_bytes == 2 && t >= RIDES && n * k > 0 && n.is_multiple_of(8) && k.is_multiple_of(8)
+}
+
+/// Columns and rank of a branch.
+pub(in crate::device) type Low = (usize, usize);
+
+/// Groups of ranks that a block of lora_dz_db or lora_da sums.
+fn rank_groups(r: usize) -> usize {
+    r.div_ceil(kernel::LORA_RANKS as usize)
+}
+
+/// Strips of the columns of `dout`.
+fn strips(n: usize) -> usize {
+    n.div_ceil(kernel::LORA_DOUT_COLUMNS as usize)
+}
+
+/// Blocks side by side of lora_dz_db.
+pub(in crate::device) fn dout_blocks(lows: &[Low]) -> usize {
+    lows.iter().map(|&(n, r)| strips(n) * rank_groups(r)).sum()
+}
+
+/// Blocks side by side of lora_da, and how often x is read.
+pub(in crate::device) fn x_blocks(k: usize, lows: &[Low]) -> (usize, usize) {
+    let groups: usize = lows.iter().map(|&(_, r)| rank_groups(r)).sum();
+    (k.div_ceil(kernel::LORA_X_COLUMNS as usize), groups.div_ceil(kernel::LORA_BRANCHES as usize))
+}
+
+/// Tokens of a part where `blocks` stand side by side, and the number of parts. By the extents alone, so that another card sums in the
+/// same order.
+pub(in crate::device) fn token_parts(t: usize, blocks: usize) -> (usize, usize) {
+    let wanted = (kernel::LORA_BLOCKS as usize).div_ceil(blocks.max(1));
+    let part = t.div_ceil(wanted).next_multiple_of(kernel::LORA_BATCH as usize).max(kernel::LORA_BATCH as usize);
+    (part, t.div_ceil(part))
+}
+
+/// What the strips of `dout` add to the gradient at the narrow side, f32.
+pub(in crate::device) fn dz_parts(t: usize, lows: &[Low]) -> usize {
+    t * lows.iter().map(|&(n, r)| strips(n) * r).sum::<usize>()
+}
+
+/// What parts of the tokens add to the gradients of `b`, f32.
+pub(in crate::device) fn db_parts(t: usize, lows: &[Low]) -> usize {
+    token_parts(t, dout_blocks(lows)).1 * lows.iter().map(|&(n, r)| n * r).sum::<usize>()
+}
+
+/// What parts of the tokens add to the gradients of `a`, f32.
+pub(in crate::device) fn da_parts(t: usize, k: usize, lows: &[Low]) -> usize {
+    let (across, passes) = x_blocks(k, lows);
+    token_parts(t, across * passes).1 * k * lows.iter().map(|&(_, r)| r).sum::<usize>()
+}
 
 /// How kernels/attention_bwd_sm90.cu goes over packed sequences, and what it keeps meanwhile.
 pub(in crate::device) struct AttentionBwd {
@@ -103,15 +211,33 @@ impl AttentionBwd {
     }
 }
 
-/// The gradient at a branch's narrow side, f32; one branch at a time.
-pub(in crate::device) fn branch_gradient(t: usize, r: usize) -> usize {
-    t * r
-}
-
 /// The two sums of `moments`, f64.
 pub(in crate::device) const MOMENTS: usize = 2;
 
 /// Rotary frequencies of heads of width `dim`, f32, kept as long as the device.
 pub(in crate::device) fn frequencies(dim: usize) -> usize {
     dim / 2
+}
+
+/// Words of the memory that is set aside for the buffers of a step that is repeated, which take so many bytes.
+pub(in crate::device) fn arena(bytes: usize) -> usize {
+    bytes.div_ceil(size_of::<u32>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Qwen2.5-32B's head: 6 by 20 tiles of the second product are the most even that 256 MiB hold. Small ones go at once.
+    #[test]
+    fn waves_are_even_and_small_enough() {
+        let (c, v) = (5120, 152_064);
+        let wave = logprob_wave((4096, c, v));
+        assert_eq!(wave, 768);
+        assert!(2 * wave * (v + c) <= WAVE);
+        assert_eq!(logprob_wave((1, c, v)), 1);
+        assert_eq!(logprob_wave((300, 64, 512)), 300);
+        // 133 tiles of rows are two turns, in one wave or in two.
+        assert_eq!(logprob_wave((132 * 128 + 1, 8, 8)), 67 * 128);
+    }
 }

@@ -5,7 +5,9 @@ use std::marker::PhantomData;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use crate::device::cuda::pool::Pool;
+use crate::device::cost::Cost;
+use crate::device::cuda::pool::Layout;
+use crate::error::Result;
 
 /// What memory is held for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -70,19 +72,6 @@ impl Held {
     }
 }
 
-/// What one call of an operator costs at least.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
-pub struct Cost {
-    /// Multiplications and additions of matrix products: what tensor cores do.
-    pub products: u64,
-    /// Other multiplications, additions and functions.
-    pub other: u64,
-    /// Bytes of its arguments: each read once, each written once.
-    pub bytes: u64,
-    /// Kernels that the CUDA device launches for it.
-    pub launches: u64,
-}
-
 /// Calls of operators, by operator and cost.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Work(pub(super) HashMap<(&'static str, Cost), u64>);
@@ -108,6 +97,17 @@ impl Work {
         *self.0.entry((operator, cost)).or_default() += calls;
     }
 
+    /// These calls without those of another, which are among them.
+    pub fn less(mut self, other: &Work) -> Work {
+        for (key, calls) in &other.0 {
+            if let Some(here) = self.0.get_mut(key) {
+                *here = here.saturating_sub(*calls);
+            }
+        }
+        self.0.retain(|_, calls| *calls > 0);
+        self
+    }
+
     /// Adds another's calls, each `times` over.
     pub fn add(&mut self, other: &Work, times: u64) {
         for (key, calls) in &other.0 {
@@ -117,15 +117,7 @@ impl Work {
 }
 
 fn sum(calls: impl Iterator<Item = (&'static str, Cost, u64)>) -> (Cost, u64) {
-    let add = |(total, count): (Cost, u64), (_, cost, calls): (&str, Cost, u64)| {
-        let total = Cost {
-            products: total.products + cost.products * calls,
-            other: total.other + cost.other * calls,
-            bytes: total.bytes + cost.bytes * calls,
-            launches: total.launches + cost.launches * calls,
-        };
-        (total, count + calls)
-    };
+    let add = |(total, count): (Cost, u64), (_, cost, calls): (&str, Cost, u64)| (total.plus_times(cost, calls), count + calls);
     calls.fold((Cost::default(), 0), add)
 }
 
@@ -140,13 +132,18 @@ pub(super) struct Ledger {
     most: usize,
     work: Work,
     /// Lends the buffers of a GPU as its own would, without an end.
-    pool: Option<Pool>,
-    /// Bytes of that pool up to the last that was ever lent.
-    span: usize,
+    pool: Option<Layout>,
+    /// What the body that runs now has allocated.
+    body: Option<Body>,
 }
 
-/// More than any GPU has.
-const ENDLESS: usize = 1 << 50;
+/// A body of [`Device::replay`](crate::device::Device::replay) while it runs.
+#[derive(Debug)]
+struct Body {
+    layout: Layout,
+    /// Whether its buffers lie in memory that was set aside for them, and so do not count.
+    aside: bool,
+}
 
 impl Ledger {
     fn raise(&mut self) {
@@ -172,8 +169,8 @@ impl Book {
             peak: Held::default(),
             most: 0,
             work: Work::default(),
-            pool: pooled.then(|| Pool::new(ENDLESS)),
-            span: 0,
+            pool: pooled.then(Layout::new),
+            body: None,
         };
         Book(Arc::new(Mutex::new(ledger)))
     }
@@ -196,13 +193,25 @@ impl Book {
     pub(super) fn allocate<T>(&self, len: usize, sum: u64) -> Buf<T> {
         let bytes = len * size_of::<T>();
         let mut ledger = self.open();
+        let in_body = ledger.body.as_mut().filter(|_| bytes > 0).map(|body| body.layout.lend(bytes));
+        let aside = ledger.body.as_ref().is_some_and(|body| body.aside);
         let class = if ledger.in_backward && ledger.class == Class::Activations { Class::Workspace } else { ledger.class };
-        *ledger.live.of_mut(class) += bytes;
-        ledger.raise();
-        let place = ledger.pool.as_mut().filter(|_| bytes > 0).and_then(|pool| pool.lend(bytes));
-        ledger.span = ledger.span.max(place.map_or(0, |at| at + bytes));
+        let mut place = None;
+        if !aside {
+            *ledger.live.of_mut(class) += bytes;
+            ledger.raise();
+            place = ledger.pool.as_mut().filter(|_| bytes > 0).map(|pool| pool.lend(bytes));
+        }
         drop(ledger);
-        Buf { place, len, sum, class: AtomicU8::new(class as u8), book: self.clone(), element: PhantomData }
+        Buf { place, in_body, aside, len, sum, class: AtomicU8::new(class as u8), book: self.clone(), element: PhantomData }
+    }
+
+    /// Runs a body whose buffers lie in memory that was set aside for them, or as it is. Returns the bytes that the first takes.
+    pub(super) fn body(&self, aside: bool, body: &mut dyn FnMut() -> Result<()>) -> Result<usize> {
+        self.open().body = Some(Body { layout: Layout::new(), aside });
+        let done = body();
+        let span = self.open().body.take().map_or(0, |body| body.layout.span());
+        done.map(|()| span)
     }
 
     pub(super) fn record(&self, operator: &'static str, cost: Cost) {
@@ -222,7 +231,7 @@ impl Book {
     /// What the pool spanned beyond the bytes that were held at most.
     pub(super) fn gaps(&self) -> usize {
         let ledger = self.open();
-        ledger.span.saturating_sub(ledger.most)
+        ledger.pool.as_ref().map_or(0, Layout::span).saturating_sub(ledger.most)
     }
 
     pub(super) fn live(&self) -> Held {
@@ -243,6 +252,9 @@ impl Book {
 #[derive(Debug)]
 pub struct Buf<T> {
     place: Option<usize>,
+    /// Where it lies in the layout of the body that made it.
+    in_body: Option<usize>,
+    aside: bool,
     pub(super) len: usize,
     /// The sum of what was uploaded, of u32: how much of a cache decoding reads.
     pub(super) sum: u64,
@@ -262,6 +274,9 @@ impl<T> Buf<T> {
 
     pub(super) fn tag(&self, class: Class) {
         let mut ledger = self.book.open();
+        if self.aside {
+            return;
+        }
         let before = self.held_for();
         *ledger.live.of_mut(before) -= self.bytes();
         *ledger.live.of_mut(class) += self.bytes();
@@ -272,6 +287,12 @@ impl<T> Buf<T> {
 impl<T> Drop for Buf<T> {
     fn drop(&mut self) {
         let mut ledger = self.book.open();
+        if let (Some(body), Some(at)) = (&mut ledger.body, self.in_body) {
+            body.layout.take_back(at);
+        }
+        if self.aside {
+            return;
+        }
         *ledger.live.of_mut(self.held_for()) -= self.bytes();
         if let (Some(pool), Some(at)) = (&mut ledger.pool, self.place) {
             pool.take_back(at);

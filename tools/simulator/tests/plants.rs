@@ -27,7 +27,7 @@ type Made = (Vec<Arg>, Vec<(*mut u8, usize)>);
 
 /// Launches in every order, each with arguments of its own.
 fn notice(kernel: &'static str, grid: [u32; 3], dynamic: usize, make: &dyn Fn(&Memory) -> Made) -> Notice {
-    // What has only one build has this one.
+    // A plant is compiled in f32 where its file has it.
     let build = if threads(kernel, Build::F32).is_some() { Build::F32 } else { Build::Bf16 };
     let probe = Probe {
         build,
@@ -126,7 +126,105 @@ fn a_missing_barrier_before_a_tile() {
     assert_eq!(notice, Notice::Orders);
 }
 
-/// attention_bwd_d64_sm90 over one sequence of three tiles of keys, and a head.
+/// attention_fwd_sm90_d64 over one sequence of three tiles, with NaN past its end.
+fn caught_in_attention(plant: &str, length: u32) -> Notice {
+    let (t, dim) = (400usize, 64usize);
+    caught(plant, "attention_fwd_sm90_d64", [1, 1, 1], 7 * 128 * 128, |memory| {
+        let (out, lse) = (fresh::<u16>(memory, t * dim), fresh::<f32>(memory, t));
+        let number = |i: usize| (i.wrapping_mul(2_654_435_761) >> 8 & 0xFFFF) as f32 / 32_768.0 - 1.0;
+        let in_sequence = |i: usize| i < length as usize * 3 * dim;
+        let element = |i: usize| if in_sequence(i) { (number(i).to_bits() >> 16) as u16 } else { 0x7FC0 };
+        let qkv = upload(memory, &(0..t * 3 * dim).map(element).collect::<Vec<_>>());
+        let map = TensorMap::new(&Tiled {
+            element: Element::Bf16,
+            base: qkv,
+            extents: &[3 * dim as u64, t as u64],
+            strides: &[6 * dim as u64],
+            tile: &[64, 128],
+            swizzle: Swizzle::B128,
+        });
+        // The counter, and of each tile its sequence's beginning and end, and its number.
+        let work = upload(memory, &[0, 0, length, 2, 0, length, 1, 0, length, 0]);
+        let inputs = [Pointer(out), Pointer(lse), Map(Box::new(map.unwrap())), Pointer(work)];
+        let extents = [3, t, 1, 1].map(|x| Int(x as i32));
+        let args = inputs.into_iter().chain(extents).chain([Float(0.125)]);
+        (args.collect(), vec![(out, length as usize * dim / 2), (lse, length as usize)])
+    })
+}
+
+/// A matrix of bf16 whose rows are `high` to a box.
+fn matrix(memory: &Memory, rows: usize, columns: usize, high: u32) -> (*mut u8, Arg) {
+    let number = |i: usize| (i.wrapping_mul(2_654_435_761) >> 8 & 0xFFFF) as f32 / 32_768.0 - 1.0;
+    let base = upload(memory, &(0..rows * columns).map(|i| bf16(number(i))).collect::<Vec<_>>());
+    let map = TensorMap::new(&Tiled {
+        element: Element::Bf16,
+        base,
+        extents: &[columns as u64, rows as u64],
+        strides: &[2 * columns as u64],
+        tile: &[64, high],
+        swizzle: Swizzle::B128,
+    });
+    (base, Map(Box::new(map.unwrap())))
+}
+
+/// linear_nt of one wide tile: more steps than stages, more columns than boxes on their way out.
+fn caught_in_a_product(plant: &str) -> Notice {
+    let (t, n, k) = (100, 256, 7 * 64);
+    caught(plant, "linear_nt", [1, 1, 1], 4 * 49_152 + 4 * 8192 + 128, |memory| {
+        let (out, to) = matrix(memory, t, n, 64);
+        let (x, w) = (matrix(memory, t, k, 128).1, matrix(memory, n, k, 256).1);
+        let (z, b) = (matrix(memory, t, 8, 128).1, matrix(memory, n, 8, 256).1);
+        let extents = [t, n, k, 0, 1, 0].map(|x| Int(x as i32));
+        let pointers = [Pointer(out), Pointer(std::ptr::null_mut())];
+        ([x, w, z, b, to].into_iter().chain(pointers).chain(extents).collect(), vec![(out, t * n / 2)])
+    })
+}
+
+#[test]
+fn a_missing_wait_for_a_copy() {
+    let notice = caught_in_attention("values_not_waited_for", 384);
+    assert!(matches!(&notice, Notice::Fault(what) if what.contains("nobody waited for it")), "{notice:?}");
+}
+
+#[test]
+fn a_missing_wait_for_a_stage() {
+    let notice = caught_in_attention("stage_not_empty", 384);
+    assert!(matches!(&notice, Notice::Fault(_)), "{notice:?}");
+}
+
+#[test]
+fn a_parity_that_stays() {
+    let notice = caught_in_attention("parity_that_stays", 384);
+    assert!(matches!(&notice, Notice::Fault(_)), "{notice:?}");
+}
+
+#[test]
+fn values_of_nobody() {
+    assert_eq!(caught_in_attention("values_past_the_end", 300), Notice::Poison);
+}
+
+#[test]
+fn a_stage_that_is_given_back_under_a_product() {
+    assert_eq!(caught_in_a_product("stage_read_while_filled"), Notice::Orders);
+}
+
+#[test]
+fn a_box_that_is_filled_while_it_is_stored() {
+    assert_eq!(caught_in_a_product("box_filled_while_stored"), Notice::Orders);
+}
+
+#[test]
+fn a_missing_barrier_before_the_next_tokens() {
+    let t = 3000;
+    let notice = caught("barrier_before_the_next_tokens", "linear_logprob_rows", [1, 1, 1], 0, |memory| {
+        let rows = upload(memory, &vec![0u32; t + 1]);
+        let gradients: Vec<f32> = (0..t).map(|i| if i % 3 == 0 { 0.0 } else { 1.0 }).collect();
+        (vec![Pointer(rows), Pointer(upload(memory, &gradients)), Int(t as i32)], vec![(rows, t + 1)])
+    });
+    assert!(matches!(notice, Notice::Orders | Notice::Fault(_)), "{notice:?}");
+}
+
+/// attention_bwd_sm90_d64 over one sequence of three tiles of keys, and a head.
 fn backward(memory: &Memory) -> Made {
     let (t, dim, tiles) = (300, 64, 5);
     let rows = |width: usize| upload(memory, &(0..t * width).map(|i| bf16(number(i))).collect::<Vec<_>>());
@@ -152,7 +250,7 @@ const BACKWARD: ([u32; 3], usize) = ([3, 1, 1], 150 << 10);
 
 #[test]
 fn turns_by_block_number() {
-    let notice = caught("turns_by_block_number", "attention_bwd_d64_sm90", BACKWARD.0, BACKWARD.1, backward);
+    let notice = caught("turns_by_block_number", "attention_bwd_sm90_d64", BACKWARD.0, BACKWARD.1, backward);
     assert!(
         matches!(&notice, Notice::Fault(what) if what.contains("which only a block that has not begun can give")),
         "{notice:?}"
@@ -161,12 +259,12 @@ fn turns_by_block_number() {
 
 #[test]
 fn one_tile_of_ds() {
-    assert_eq!(caught("one_tile_of_ds", "attention_bwd_d64_sm90", BACKWARD.0, BACKWARD.1, backward), Notice::Orders);
+    assert_eq!(caught("one_tile_of_ds", "attention_bwd_sm90_d64", BACKWARD.0, BACKWARD.1, backward), Notice::Orders);
 }
 
 #[test]
 fn loads_into_a_stage_in_use() {
-    caught("loads_into_a_stage_in_use", "attention_bwd_d64_sm90", BACKWARD.0, BACKWARD.1, backward);
+    caught("loads_into_a_stage_in_use", "attention_bwd_sm90_d64", BACKWARD.0, BACKWARD.1, backward);
 }
 
 #[test]

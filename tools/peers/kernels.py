@@ -1,30 +1,38 @@
 #!/usr/bin/env python3
-"""Measures `repairity bench kernels` beside PyTorch, operator by operator.
+"""Operators in PyTorch, each at the extents that `repairity bench kernels` takes.
 
-    python tools/bench-kernels-peer.py --batch 2 --seq 4096                   # the extents of Qwen2.5-32B
-    python tools/bench-kernels-peer.py --model DIR --only attention_fwd_128
+    python tools/peers/kernels.py --batch 2 --seq 4096                        # the extents of Qwen2.5-32B
+    python tools/peers/kernels.py --model DIR --only attention_fwd_128 --device cpu
 
-PyTorch runs in bfloat16 on a GPU and in float32 on a CPU, as the program does, with what it has for each operator:
-scaled_dot_product_attention with the fastest of its backends, rms_norm, fused AdamW, and plain expressions where it has nothing
-of its own. Both sides time rounds of calls on buffers rotated beyond the caches, and report the median round. Backward is
-measured alone, its forward kept.
+PyTorch runs in bfloat16 on a GPU and in float32 on a CPU, as the program does, with what it has for each operator: fused AdamW,
+rms_norm, linear, cross_entropy, scaled_dot_product_attention with each of its backends forced (cuDNN, flash, efficient), and plain
+expressions where it has nothing of its own. `linear_logprob` is the head forward and backward in one: beside PyTorch's the fused
+kernel of Liger, where that is installed. The fastest variant counts; the others are told too. Rounds of calls are timed on buffers
+rotated beyond the caches. Backward is measured alone, its forward kept.
 
-The table goes to standard output, and one JSON object follows it on the last line.
+One JSON object on the last line; progress on standard error.
 """
 
 import argparse
 import contextlib
+import importlib.util
 import json
 import math
 import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
 
-import torch
-import torch.nn.functional as F
-from torch.nn.attention import SDPBackend, sdpa_kernel
+# The folder of this program must not hide a library of the same name as one of its files.
+sys.path[:] = [path for path in sys.path if Path(path or ".").resolve() != Path(__file__).resolve().parent]
+
+if importlib.util.find_spec("torch") is None:
+    print(json.dumps({"what": "kernels", "not_installed": ["torch"]}))
+    sys.exit(0)
+
+import torch  # noqa: E402
+import torch.nn.functional as F  # noqa: E402
+from torch.nn.attention import SDPBackend, sdpa_kernel  # noqa: E402
 
 QWEN_32B = {
     "hidden_size": 5120,
@@ -33,8 +41,12 @@ QWEN_32B = {
     "num_attention_heads": 40,
     "num_key_value_heads": 8,
 }
-# Of attention's backends the fast ones.
-BACKENDS = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION]
+# Attention's backends, each forced.
+BACKENDS = {
+    "cuDNN": SDPBackend.CUDNN_ATTENTION,
+    "flash": SDPBackend.FLASH_ATTENTION,
+    "efficient": SDPBackend.EFFICIENT_ATTENTION,
+}
 # As src/bench/: the same rotation, rounds and ranks.
 ROTATION, SETS, ROUND_SECONDS, DECODING, RANK = 256e6, 32, 0.02, 32, 4
 
@@ -146,7 +158,7 @@ def linear_fwd(e):
     return lambda: F.linear(x, w, bias)
 
 
-def lora(e, trained):
+def lora(e, trained, p=0.05):
     """q, k and v as PEFT computes them: a product each, and a low-rank branch each with a dropout of its own."""
     x = e.act_of(e.t, e.c).requires_grad_(trained)
     maps = []
@@ -156,7 +168,7 @@ def lora(e, trained):
         maps.append((w, bias, a.requires_grad_(trained), b.requires_grad_(trained)))
 
     def forward():
-        return [F.linear(x, w, bias) + F.linear(F.linear(F.dropout(x, 0.05), a), b) * 4.0 for w, bias, a, b in maps]
+        return [F.linear(x, w, bias) + F.linear(F.linear(F.dropout(x, p), a), b) * 4.0 for w, bias, a, b in maps]
 
     return forward, [x, *(weight for _, _, a, b in maps for weight in (a, b))]
 
@@ -165,9 +177,12 @@ def lora_linear_fwd(e):
     return lora(e, False)[0]
 
 
-def lora_linear_bwd(e):
-    forward, inputs = lora(e, True)
-    return backward(forward(), inputs, [e.act_of(e.t, n) for n in widths(e)])
+def lora_linear_bwd(p):
+    def make(e):
+        forward, inputs = lora(e, True, p)
+        return backward(forward(), inputs, [e.act_of(e.t, n) for n in widths(e)])
+
+    return make
 
 
 def linear_dweight(e):
@@ -192,35 +207,60 @@ def attention(dim, direction):
     return make
 
 
-def rope(e):
-    x = e.act_of(e.t, e.q + e.kv, e.dim)
+def rope_of(e):
+    """How queries and keys turn, and some of them."""
     frequencies = 1e6 ** (-torch.arange(0, e.dim, 2, device=e.device) / e.dim)
     angles = torch.arange(e.seq, device=e.device).repeat(e.batch)[:, None, None] * torch.cat([frequencies, frequencies])
     cos, sin = angles.cos().to(e.act), angles.sin().to(e.act)
 
-    def call():
+    def turn(x):
         low, high = x.chunk(2, dim=-1)
         return x * cos + torch.cat([-high, low], dim=-1) * sin
 
-    return call
+    return turn, e.act_of(e.t, e.q + e.kv, e.dim)
 
 
-def cache_write(e):
-    k, v = (e.act_of(e.batch, e.seq, e.kv * e.dim) for _ in range(2))
-    new = e.act_of(e.t, 2 * e.kv * e.dim)
+def rope(e):
+    turn, x = rope_of(e)
+    return lambda: turn(x)
+
+
+def rope_cached(e):
+    turn, turned = rope_of(e)
+    k, v = (e.act_of(e.batch, e.seq, e.kv, e.dim) for _ in range(2))
+    value = e.act_of(e.t, e.kv, e.dim)
     positions = torch.arange(e.seq, device=e.device).repeat(e.batch)
     slots = torch.arange(e.t, device=e.device) // e.seq
 
     def call():
-        k[slots, positions], v[slots, positions] = new.chunk(2, dim=-1)
+        k[slots, positions] = turn(turned)[:, e.q :]
+        v[slots, positions] = value
 
     return call
 
 
-def attention_decode(e):
+def advance(e):
+    last, positions, counts, ids = (torch.zeros(e.b, dtype=torch.long, device=e.device) for _ in range(4))
+    slots = torch.arange(e.b, device=e.device)
+
+    def call():
+        last[slots] = ids
+        positions.add_(1)
+        counts.add_(1)
+        return torch.rand(e.b, device=e.device)
+
+    return call
+
+
+def attention_decode(e, backend):
     query = e.act_of(e.b, e.q, 1, e.dim)
     key, value = (e.act_of(e.b, e.kv, e.seq, e.dim) for _ in range(2))
-    return lambda: F.scaled_dot_product_attention(query, key, value, enable_gqa=True)
+
+    def call():
+        with sdpa_kernel(backend) if backend else contextlib.nullcontext():
+            return F.scaled_dot_product_attention(query, key, value, enable_gqa=True)
+
+    return call
 
 
 def logits(e):
@@ -270,6 +310,34 @@ def linear_logprob_bwd(e):
     # The loss as training takes it; the graph holds the logits, where the program computes them again.
     out = -F.cross_entropy(F.linear(x, head).float(), targets, reduction="none")
     return backward(out, [x], e.acc_of(e.t))
+
+
+def head_of(e):
+    return e.act_of(e.t, e.c).requires_grad_(), e.act_of(e.v, e.c, scale=e.c**-0.5), e.ids_of(e.t, e.v)
+
+
+def linear_cross_entropy(e):
+    x, head, targets = head_of(e)
+
+    def call():
+        loss = F.cross_entropy(F.linear(x, head).float(), targets, reduction="sum")
+        return torch.autograd.grad(loss, [x])
+
+    return call
+
+
+def liger_cross_entropy(e):
+    """Loss and gradient in one: its forward computes both."""
+    from liger_kernel.transformers.functional import liger_fused_linear_cross_entropy
+
+    x, head, targets = head_of(e)
+
+    def call():
+        loss = liger_fused_linear_cross_entropy(x, head, targets, reduction="sum")
+        loss = loss[0] if isinstance(loss, tuple) else loss
+        return torch.autograd.grad(loss, [x])
+
+    return call
 
 
 def scalar_head_fwd(e):
@@ -372,20 +440,23 @@ OPERATORS = {
     "swiglu_bwd": swiglu_bwd,
     "linear_fwd": linear_fwd,
     "lora_linear_fwd": lora_linear_fwd,
-    "lora_linear_bwd": lora_linear_bwd,
+    "lora_linear_bwd": lora_linear_bwd(0.05),
+    "lora_linear_bwd_undropped": lora_linear_bwd(0.0),
     "linear_dweight": linear_dweight,
     "attention_fwd_64": attention(64, "fwd"),
     "attention_bwd_64": attention(64, "bwd"),
     "attention_fwd_128": attention(128, "fwd"),
     "attention_bwd_128": attention(128, "bwd"),
     "rope": rope,
-    "cache_write": cache_write,
+    "rope_cached": rope_cached,
     "attention_decode": attention_decode,
     "logits": logits,
+    "advance": advance,
     "sample": sample,
     "sample_top_k_top_p": sample_cut,
     "linear_logprob_fwd": linear_logprob_fwd,
     "linear_logprob_bwd": linear_logprob_bwd,
+    "linear_logprob": linear_cross_entropy,
     "scalar_head_fwd": scalar_head_fwd,
     "scalar_head_bwd": scalar_head_bwd,
     "ppo_clip": ppo_clip,
@@ -402,8 +473,8 @@ OPERATORS = {
 # ---- measuring ----
 
 
-def seconds(make, e, bytes_moved, rounds):
-    """Seconds of one call: the median of so many rounds over rotated tensors."""
+def samples(make, e, bytes_moved, rounds):
+    """Seconds of one call in each of so many rounds over rotated tensors."""
     calls = [make(e) for _ in range(max(1, min(SETS, math.ceil(ROTATION / bytes_moved))))]
     made = 0
 
@@ -419,49 +490,47 @@ def seconds(make, e, bytes_moved, rounds):
 
     run(len(calls))
     count = max(1, min(10_000, math.ceil(ROUND_SECONDS / run(len(calls)))))
-    return statistics.median(run(count) for _ in range(rounds))
+    return [run(count) for _ in range(rounds)]
+
+
+def variants(name, e):
+    """The ways in which PyTorch can compute an operator, by their names."""
+    operator = OPERATORS[name]
+    if name.startswith("attention_"):
+        backends = BACKENDS if e.device == "cuda" else {"SDPA": None}
+        return {label: lambda e, backend=backend: operator(e, backend) for label, backend in backends.items()}
+    if name == "linear_logprob":
+        return {"F.cross_entropy": operator, "Liger": liger_cross_entropy}
+    return {"": operator}
 
 
 def measure(name, e, bytes_moved, rounds):
-    """The seconds of an operator in PyTorch and with which backend, or the reason why there are none."""
-    operator = OPERATORS[name]
-    tries = {"": operator}
-    if name.startswith(("attention_fwd", "attention_bwd")):
-        backends = BACKENDS if e.device == "cuda" else [None]
-        tries = {backend.name if backend else "": lambda e, backend=backend: operator(e, backend) for backend in backends}
-    found, reasons = {}, []
-    for label, make in tries.items():
+    """An operator's row: each variant's rounds, or the reason why there are none, and the fastest."""
+    found, lacks = {}, {}
+    for label, make in variants(name, e).items():
+        if label == "Liger" and importlib.util.find_spec("liger_kernel") is None:
+            lacks[label] = "not installed"
+            continue
         try:
-            found[label] = seconds(make, e, bytes_moved, rounds)
-        except RuntimeError as error:
-            reasons.append(str(error).strip().splitlines()[0])
+            found[label] = samples(make, e, bytes_moved, rounds)
+        except (RuntimeError, ValueError, ImportError) as error:
+            lacks[label] = (str(error).strip() or type(error).__name__).splitlines()[0]
         if e.device == "cuda":
             torch.cuda.empty_cache()
-    if not found:
-        return {"peer_error": "; ".join(reasons)}
-    best = min(found, key=found.get)
-    return {"peer_seconds": found[best]} | ({"peer_backend": best} if best else {})
+    row = {"operator": name, "variants": {label: statistics.median(times) for label, times in found.items()}, "lacks": lacks}
+    if found:
+        best = min(row["variants"], key=row["variants"].get)
+        row |= {"seconds": row["variants"][best], "samples": found[best], "variant": best}
+    return row
 
 
-def ours(args):
-    """What `repairity bench kernels` measured."""
-    command = [str(args.repairity), "bench", "kernels", "--device", args.device, "--json"]
-    command += ["--batch", str(args.batch), "--seq", str(args.seq), "--steps", str(args.steps)]
-    command += ["--model", str(args.model)] if args.model else []
-    command += ["--only", args.only] if args.only else []
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-    if done.returncode != 0:
-        sys.exit(f"{' '.join(command)}: exit code {done.returncode}")
-    return json.loads(done.stdout.strip().splitlines()[-1])
-
-
-def line(row):
-    """One operator as text: both times, and how many times as fast ours is."""
-    head = f"{row['operator']:<26}{row['seconds'] * 1e6:>12.1f}"
-    if "peer_seconds" not in row:
-        return f"{head}{'-':>12}{'':>10}  {row['peer_error']}"
-    ratio = row["peer_seconds"] / row["seconds"]
-    return f"{head}{row['peer_seconds'] * 1e6:>12.1f}{ratio:>9.2f}x  {row.get('peer_backend', '')}".rstrip()
+def moved(like):
+    """The operators of a result of the program's, with the bytes that a call of each moves."""
+    rows = json.loads(like.read_text().strip().splitlines()[-1])["operators"]
+    found = {row["operator"]: max(1.0, row["gbytes_per_s"] * 1e9 * row["seconds"]) for row in rows}
+    if {"linear_logprob_fwd", "linear_logprob_bwd"} <= found.keys():
+        found["linear_logprob"] = found["linear_logprob_fwd"] + found["linear_logprob_bwd"]
+    return found
 
 
 def main():
@@ -470,23 +539,26 @@ def main():
     parser.add_argument("--batch", type=int, default=1, help="sequences (default 1)")
     parser.add_argument("--seq", type=int, default=4096, help="tokens of each (default 4096)")
     parser.add_argument("--steps", type=int, default=10, help="rounds (default 10)")
-    parser.add_argument("--only", choices=list(OPERATORS), help="one operator")
-    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda", help="where both sides compute (default cuda)")
-    parser.add_argument("--repairity", type=Path, default=Path("target/release/repairity"), help="the program")
+    parser.add_argument("--only", nargs="+", choices=list(OPERATORS), help="these operators (default all)")
+    parser.add_argument("--like", type=Path, metavar="FILE", help="a result of bench kernels --json: its operators, buffers as large")
+    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda", help="where it computes (default cuda)")
+    parser.add_argument("--threads", type=int, help="threads on a CPU (default PyTorch's choice)")
     args = parser.parse_args()
-    if not args.repairity.exists():
-        parser.error(f"{args.repairity} is not there: build it, or name it with --repairity")
+    if args.threads:
+        torch.set_num_threads(args.threads)
     torch.manual_seed(0)
-    report = ours(args)
     config = json.loads((args.model / "config.json").read_text()) if args.model else QWEN_32B
     e = Extents(config, args)
-    print(f"{'microseconds':<26}{'repairity':>12}{'PyTorch':>12}{'ratio':>10}")
-    for row in report["operators"]:
-        bytes_moved = max(1.0, row["gbytes_per_s"] * 1e9 * row["seconds"])
-        row |= measure(row["operator"], e, bytes_moved, args.steps)
-        print(line(row), flush=True)
-    peer = torch.cuda.get_device_name() if args.device == "cuda" else f"{torch.get_num_threads()} threads"
-    print(json.dumps(report | {"peer": f"PyTorch {torch.__version__}", "peer_device": peer}))
+    # Without a result to go by, buffers of any operator are taken to be a thirty-second of what is rotated.
+    bytes_moved = moved(args.like) if args.like else dict.fromkeys(OPERATORS, ROTATION / SETS)
+    rows = []
+    for name in [name for name in OPERATORS if name in bytes_moved and (not args.only or name in args.only)]:
+        rows.append(measure(name, e, bytes_moved[name], args.steps))
+        told = f"{rows[-1]['seconds'] * 1e6:.1f} us" if "seconds" in rows[-1] else str(rows[-1]["lacks"])
+        print(f"kernels, PyTorch, {name}: {told}", file=sys.stderr)
+    device = torch.cuda.get_device_name() if args.device == "cuda" else f"cpu ({torch.get_num_threads()} threads)"
+    extents = {"batch": args.batch, "seq": args.seq, "steps": args.steps}
+    print(json.dumps({"what": "kernels", "library": f"PyTorch {torch.__version__}", "device": device} | extents | {"operators": rows}))
 
 
 if __name__ == "__main__":
