@@ -17,7 +17,7 @@
 //
 // A third warpgroup serves them: one warp has copies bring queries and dout three steps ahead, one reads lse and delta, two have copies
 // add each consumer's half of dQ to a sum in f32 in device memory. A tile of that sum lies as the accumulators' registers do, D / 8 rows
-// of 128 float4, so that it moves in whole lines; attention_bwd_finish turns it into rows of bf16.
+// of 128 float4, so that it moves in whole lines; attention_bwd_sm90_finish turns it into rows of bf16.
 //
 // Tensor cores need 2560 cycles for a step of 128 columns, at 4096 operations a cycle. Shared memory needs more: products of two
 // operands there read 128 bytes a cycle, all it has, and with tiles of 64 rows there is no reuse to save; with 368 KiB a step in all it
@@ -46,7 +46,7 @@
 // So the fixed order costs at most 3 %, and it is the default. Without it only the first addition, which sets the sum, is waited for.
 //
 // Where one block a key-value head and tile is too coarse, the longest longer than a multiprocessor's share of all, `parts` blocks take
-// the group's heads between them and leave f32 sums that attention_bwd_finish adds in order: at 2k tokens 0.86 in place of 0.51.
+// the group's heads between them and leave f32 sums that attention_bwd_sm90_finish adds in order: at 2k tokens 0.86 in place of 0.51.
 //
 // Rows of neighbours. A copied tile may reach past the sequence's end, into whatever is there, NaN included. Such rows of K, V, Q and dout
 // are set to zero before they are multiplied, their lse and delta are zero: P is then 1 and dS 0 for such queries, which adds 0 to dK and
@@ -551,7 +551,8 @@ __device__ __forceinline__ void backward(act* dqkv, float* dq, float* dkv, unsig
     }
 }
 
-// dQ, and in more than one part dK and dV, from sums as registers held them to rows of dqkv; zeros past the last bound.
+// dQ, and in more than one part dK and dV, from sums as registers held them to rows of dqkv; zeros past the last bound. Columns c and
+// c + D / 2 of a row are one thread's.
 template <int D>
 __device__ __forceinline__ void finish(act* dqkv, const float* dq, const float* dkv, const unsigned* bounds, int sequences, int t, int q,
                                        int kv, int parts, int tiles, float scale) {

@@ -2,7 +2,8 @@
 
 use std::ops::Range;
 
-use repairity::device::{Bounds, Device, Heads};
+use repairity::device::meter::Style;
+use repairity::device::{Bounds, Device, Heads, Meter};
 
 use crate::plain::{assert_no_worse, dot, round, single};
 use crate::simulated::Simulated;
@@ -288,6 +289,20 @@ fn relaxed<A: OnGpu>(place: Place) {
     assert_no_worse("dqkv", &got[2].1, &want[2].1, &case.plain(round::<A>)[2], unit::<A>());
 }
 
-kernels!(borders_of_keys, large_scores_of_wide_heads, neighbours_of_a_sequence, relaxed);
+/// What both passes allocate for themselves is what plans count, to the byte.
+fn metered<A: OnGpu>(place: Place) {
+    if place == Place::Gpu || !present(place) {
+        return;
+    }
+    for heads in [(2, 2, 64), (4, 2, 128), (2, 2, 48)] {
+        let case = Case::new::<A>(&[130, 3], 1, heads);
+        let (device, meter) = (Cuda::<A>::with_driver(Simulated::new::<A>(0)).unwrap(), Meter::<A>::new(Style::Cuda));
+        case.run(&device);
+        case.run(&meter);
+        assert_eq!(meter.peak().total(), device.memory().1, "heads {heads:?}");
+    }
+}
+
+kernels!(borders_of_keys, large_scores_of_wide_heads, neighbours_of_a_sequence, relaxed, metered);
 
 kernels!(heads_of_64, heads_of_128, narrow_heads, many_sequences_and_none, large_scores);

@@ -122,13 +122,13 @@ pub const PLANTS: &[Plant] = &[
         text: "const int ds_tile = L::DS + i % 2 * L::DS_TILE;",
         planted: "const int ds_tile = L::DS;",
     },
-    // A part of dQ is written while the one before is still added.
+    // Queries are loaded into a stage that is still multiplied by.
     Plant {
-        name: "dq_before_it_is_taken",
+        name: "loads_into_a_stage_in_use",
         kernels: "attention_bwd_sm90.cu",
         file: "attention_bwd_sm90.cu",
-        text: "            bulk_wait_read<0>();\n        }\n        __syncwarp();",
-        planted: "        }\n        __syncwarp();",
+        text: "            mbarrier_wait(&empty[step.stage], (step.round - 1) & 1);\n",
+        planted: "",
     },
     // One element more than there are.
     Plant {

