@@ -91,7 +91,8 @@ pub fn gemm<A: Act>(cuda: &Cuda<A>, product: &Matmul, tail: Option<Tail>) -> Res
     }
     let Matmul { m, n, k, a, b, out, bias, accumulate, .. } = *product;
     let tiles = |columns: u32| m.div_ceil(kernel::GEMM_M as usize) * n.div_ceil(columns as usize);
-    let wide = tiles(kernel::GEMM_N) >= cuda.driver.multiprocessors();
+    // Narrow tiles need twice the bytes for an operation, so they pay where few wide ones would leave most multiprocessors idle.
+    let wide = tiles(kernel::GEMM_NARROW) > cuda.driver.multiprocessors();
     let columns = if wide { kernel::GEMM_N } else { kernel::GEMM_NARROW };
     let driver = &*cuda.driver;
     let left = |pointer, length, stride| boxes(driver, pointer, m, length, stride, kernel::GEMM_M);
