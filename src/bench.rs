@@ -5,6 +5,7 @@ pub mod against;
 pub mod kernels;
 mod measure;
 pub mod ppo;
+mod shape;
 
 use std::path::Path;
 use std::time::Instant;

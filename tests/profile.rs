@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use ground::Ground;
 use program::{arg, out, refused, repairity};
 use repairity::comm;
-use repairity::device::meter::Style;
+use repairity::device::meter::{Cost, Style};
 use repairity::device::record::{Kind, Recorder, Span};
 use repairity::device::{Cpu, Cuda, Device, Meter};
 use repairity::model::Adapter;
@@ -41,17 +41,22 @@ fn ticking() -> Arc<Recorder> {
     Arc::new(Recorder::with_clock(move || ticks.fetch_add(1, Ordering::Relaxed) as f64 * 1e-3))
 }
 
-/// Calls of each operator.
-fn calls(spans: &[Span]) -> BTreeMap<String, u64> {
+/// Calls of each operator, and what they cost together.
+fn calls(spans: &[Span]) -> BTreeMap<String, (u64, Cost)> {
     let mut calls = BTreeMap::new();
     for span in spans.iter().filter(|span| span.kind == Kind::Operator) {
-        *calls.entry(span.name.to_string()).or_default() += 1;
+        add(&mut calls, &span.name, 1, span.cost.unwrap());
     }
     calls
 }
 
-/// The same step on a meter: the calls that it counts.
-fn metered(recipe: &Recipe) -> BTreeMap<String, u64> {
+fn add(calls: &mut BTreeMap<String, (u64, Cost)>, operator: &str, count: u64, cost: Cost) {
+    let (before, sum) = calls.entry(operator.to_string()).or_default();
+    (*before, *sum) = (*before + count, sum.plus_times(cost, count));
+}
+
+/// The same step on a meter: the calls that it counts, so many times over. All records are equally long.
+fn metered(recipe: &Recipe, times: u64) -> BTreeMap<String, (u64, Cost)> {
     let meter = Meter::<f32>::new(Style::Cpu);
     let config = Config::load(&recipe.policy.model).unwrap();
     let tokenizer = Tokenizer::load(&recipe.policy.model).unwrap();
@@ -75,8 +80,8 @@ fn metered(recipe: &Recipe) -> BTreeMap<String, u64> {
     optimizer.measure(&meter, &grads, &losses).unwrap();
     optimizer.update(&meter, &mut task.params(), &grads, 1.0, 1e-3).unwrap();
     let mut calls = BTreeMap::new();
-    for (operator, _, count) in meter.take_work().calls() {
-        *calls.entry(operator.to_string()).or_default() += count;
+    for (operator, cost, count) in meter.take_work().calls() {
+        add(&mut calls, operator, count * times, cost);
     }
     calls
 }
@@ -100,7 +105,7 @@ fn every_operator_of_a_step_is_there_as_often_as_the_meter_counts_it() {
     let device = Cpu::<f32>::new().recording(recorder.clone()).unwrap();
     let spans = profile::run(&device, &recorder, &recipe, "sft", 2).unwrap();
     assert_nested(&spans);
-    let expected: BTreeMap<String, u64> = metered(&recipe).into_iter().map(|(name, calls)| (name, 2 * calls)).collect();
+    let expected = metered(&recipe, 2);
     assert_eq!(calls(&spans), expected);
     assert!(expected.len() > 12, "{expected:?}");
 
@@ -172,9 +177,8 @@ fn a_device_that_records_computes_the_same() {
     let recording = Cpu::<f32>::new().recording(recorder.clone()).unwrap();
     assert_eq!(fill(&Cpu::new()), fill(&recording));
     let spans = recorder.take().unwrap();
-    assert_eq!(calls(&spans), BTreeMap::from([("add".to_string(), 1)]));
-    let cost = spans[0].cost.unwrap();
-    assert_eq!((cost.products, cost.other, cost.bytes), (0, 3, 36));
+    let cost = Cost { products: 0, other: 3, bytes: 36, launches: 1 };
+    assert_eq!(calls(&spans), BTreeMap::from([("add".to_string(), (1, cost))]));
     assert_eq!(recorder.take().unwrap(), []);
 }
 
