@@ -134,7 +134,8 @@ __device__ __forceinline__ unsigned bisect(const Row& row, unsigned high, double
 // The first id at which the running sum of measure(id, logit) in order of id passes `share` of the total plus `offset`;
 // `otherwise` where none does. `own` is this thread's sum of it, in the order of Row::each.
 template <typename Measure>
-__device__ __forceinline__ int find_after(const Row& row, double own, double share, double offset, int otherwise, Measure measure) {
+__device__ __forceinline__ int find_after(const Row& row, double own, double share, double offset, int otherwise,
+                                          Measure measure) {
     SHARED(double, of_warps, WARPS);
     SHARED(int, found, 1);
     const int lane = threadIdx.x % WARP;
@@ -264,7 +265,8 @@ sample(
     if (greedy) {
         id = find(row, 0.0, 0.5, 0, [&](int, float logit) { return logit == top ? 1.0 : 0.0; });
     } else if (top_k <= 0 && top_p >= 1.0f) {
-        id = find_after(row, own, draws[blockIdx.x], 0.0, 0, [&](int, float logit) { return static_cast<double>(weight(logit)); });
+        const auto measure = [&](int, float logit) { return static_cast<double>(weight(logit)); };
+        id = find_after(row, own, draws[blockIdx.x], 0.0, 0, measure);
     } else {
         // Keys begin above 0, so this one leaves all.
         Cut cut = {0u, 0};

@@ -10,6 +10,7 @@
 //! repeats it as one launch. Rows are filled up to one of a few numbers ([`rounded`]) with rows of no sequence, which cache nothing and
 //! attend to nothing.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::device::{Cursor, Device, Real, Sampling, Standing};
@@ -237,10 +238,10 @@ impl<'a, D: Device> Writer<'a, D> {
         // Weights that are brought together for each pass are never in the same place.
         let repeats = device.replays() && !decoder.is_shared();
         let count = if repeats { rounded(self.rows.len(), self.cache.slots) } else { self.rows.len() };
-        if !self.batches.contains_key(&count) {
-            self.batches.insert(count, Batch::empty(device, count)?);
-        }
-        let batch = self.batches.get_mut(&count).expect("it was put there");
+        let batch = match self.batches.entry(count) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(place) => place.insert(Batch::empty(device, count)?),
+        };
         let identity: Vec<(usize, usize)> = self.rows.iter().map(|row| (row.request, row.slot)).collect();
         if identity != self.stepped {
             let standing = |row: &Row| {
