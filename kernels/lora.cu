@@ -23,8 +23,8 @@
 //                    columns and some hundred tokens, reads them once and has a part of both, of a 64th to a 128th of what it read.
 //   lora_da          the same of x and dz, for up to three branches.
 //   lora_join, lora_join_da add the parts up, in their order.
-//   lora_pack_a, lora_pack_b write the branches' a or b as one matrix, for the product that takes them along (linear_sm90.cu): z times a
-//                    block-diagonal b. The scale is in z and dz, so that nothing is rounded that was not.
+//
+// The scale is in z and dz: where linear_sm90.cu takes a branch along, nothing is rounded that was not.
 //
 // A block of lora_dz_db and lora_da has as many tokens as make two blocks for each multiprocessor of an H100, by the extents alone, so
 // that every card adds in the same order. A warp owns its columns for all of the block's tokens: the sum over tokens stays in its
@@ -35,6 +35,7 @@
 // token: 3.7 us at 80 % of 3.35 TB/s, 1.9 % of a step of 200 us a token. Where the branch rides in the base product lora_up goes, and
 // without dropout lora_dx too: 65.5 K, 0.8 %. With dropout the masks are made three times of 20.5 K elements; ten rounds of Philox are
 // some 15 instructions an element, 0.4 % at full rate, mostly beside the loads.
+#include "lora_map.cuh"
 #include "philox.cuh"
 #include "tile.cuh"
 
@@ -45,28 +46,6 @@ constexpr int BLOCKS = TENSOR_CORES ? 2 : 1;
 constexpr int STEP = 4 * VEC;
 // A row of a tile in shared memory: an odd number of vectors, so that eight rows at once meet no bank twice.
 constexpr int PITCH = STEP + VEC;
-
-// The branches of a map: LoraMap of src/device/cuda/kernel.rs. Those that are not there have no ranks and no columns.
-struct LoraMap {
-    const act* a[LORA_BRANCHES];
-    const act* b[LORA_BRANCHES];
-    // Null where nothing is trained.
-    float* da[LORA_BRANCHES];
-    float* db[LORA_BRANCHES];
-    unsigned long long key;
-    int column[LORA_BRANCHES];
-    int n[LORA_BRANCHES];
-    int r[LORA_BRANCHES];
-    int at[LORA_BRANCHES];
-    unsigned stream[LORA_BRANCHES];
-    float scale[LORA_BRANCHES];
-    // Columns of z that branches have, and all of them.
-    int ranks;
-    int width;
-    // A word of the generator below this is an element that is dropped; 0 drops none. kept is 1 / (1 - p).
-    unsigned dropped;
-    float kept;
-};
 
 __device__ __forceinline__ int parts_of(int n, int part) { return (n + part - 1) / part; }
 
@@ -694,41 +673,6 @@ lora_dx(act* dx, const act* dz, const __grid_constant__ LoraMap map, int t, int 
     };
     whole_vecs<act>(k) ? update<true, true>(lefts, rights, dx, k, t, k, map, 0, LORA_BRANCHES, map.kept, left, right)
                        : update<false, true>(lefts, rights, dx, k, t, k, map, 0, LORA_BRANCHES, map.kept, left, right);
-}
-
-// out[n, width] = the branches' b, each in its rows and its columns of z; zeros elsewhere. Grid: x = ceil(n width / LORA_THREADS). No
-// dynamic shared memory.
-extern "C" __global__ void __launch_bounds__(LORA_THREADS)
-lora_pack_b(act* out, const __grid_constant__ LoraMap map, int n) {
-    const int i = static_cast<int>(blockIdx.x) * LORA_THREADS + threadIdx.x, row = i / map.width, column = i % map.width;
-    if (row >= n) {
-        return;
-    }
-    act value = from_float<act>(0.0f);
-    for (int own = 0; own < LORA_BRANCHES; ++own) {
-        const int j = row - map.column[own], rank = column - map.at[own];
-        if (j >= 0 && j < map.n[own] && rank >= 0 && rank < map.r[own]) {
-            value = map.b[own][j * map.r[own] + rank];
-        }
-    }
-    out[i] = value;
-}
-
-// out[width, k] = the branches' a below each other; zeros after them. Grid: x = ceil(width k / LORA_THREADS). No dynamic shared memory.
-extern "C" __global__ void __launch_bounds__(LORA_THREADS)
-lora_pack_a(act* out, const __grid_constant__ LoraMap map, int k) {
-    const int i = static_cast<int>(blockIdx.x) * LORA_THREADS + threadIdx.x, row = i / k, column = i % k;
-    if (row >= map.width) {
-        return;
-    }
-    act value = from_float<act>(0.0f);
-    for (int own = 0; own < LORA_BRANCHES; ++own) {
-        const int rank = row - map.at[own];
-        if (rank >= 0 && rank < map.r[own]) {
-            value = map.a[own][rank * k + column];
-        }
-    }
-    out[i] = value;
 }
 
 // out[column] += the sum over tokens of x, for LORA_SUM_COLUMNS columns of a block: each thread a vector of them and every n-th token

@@ -52,7 +52,7 @@ fn benchmarks<A: OnGpu>(place: Place) {
     let operators = operators.into_iter().flat_map(|(operator, _)| {
         // The branches of few tokens do not ride in the product.
         let both = operator.starts_with("lora_linear");
-        [Some((operator, 5)), both.then_some((operator, 64))].into_iter().flatten()
+        [Some((operator, 5)), both.then_some((operator, 67))].into_iter().flatten()
     });
     for (operator, seq) in operators {
         let machine = Simulated::new::<A>(0);
