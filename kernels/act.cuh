@@ -150,3 +150,15 @@ __device__ __forceinline__ void report_fault(unsigned* fault, unsigned code, uns
         fault[2] = value;
     }
 }
+
+// 2^x in one instruction; what is not normal is zero. exp2f spends three more on the numbers below 2^-126.
+__device__ __forceinline__ float exp2_normal(float x) {
+#ifdef SIMULATOR
+    const float y = exp2f(x);
+    return y < 0x1p-126f ? 0.0f : y;
+#else
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+#endif
+}

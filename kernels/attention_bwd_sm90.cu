@@ -286,26 +286,6 @@ __device__ __forceinline__ void clear_rows(unsigned char* tile, int parts, int p
     }
 }
 
-#ifdef SIMULATOR
-template <int N> inline void settle(float (&)[N]) {}
-inline float exp2_fast(float x) { return exp2f(x); }
-#else
-// The compiler may not move what reads or writes these registers across this line.
-template <int N>
-__device__ __forceinline__ void settle(float (&d)[N]) {
-#pragma unroll
-    for (int i = 0; i < N; ++i) {
-        asm volatile("" : "+f"(d[i])::"memory");
-    }
-}
-// exp2f without its care for results below 2^-126, which are 0 here.
-__device__ __forceinline__ float exp2_fast(float x) {
-    float y;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
-}
-#endif
-
 // Descriptors count in 16 bytes.
 __device__ __forceinline__ unsigned long long further(unsigned long long descriptor, int bytes) { return descriptor + (bytes >> 4); }
 
@@ -401,8 +381,8 @@ __device__ __forceinline__ void consume(const Unit& unit, unsigned char* shared,
 #pragma unroll
             for (int h = 0; h < 2; ++h) {
                 const int at = 4 * j + 2 * h;
-                s[at] = exp2_fast(fmaf(score, s[at], -lse.x));
-                s[at + 1] = exp2_fast(fmaf(score, s[at + 1], -lse.y));
+                s[at] = exp2_normal(fmaf(score, s[at], -lse.x));
+                s[at + 1] = exp2_normal(fmaf(score, s[at + 1], -lse.y));
                 p16[j / 2][j % 2 * 2 + h] = packed(s[at], s[at + 1]);
             }
         }

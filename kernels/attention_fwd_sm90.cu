@@ -74,7 +74,7 @@ template <int D>
 __device__ __forceinline__ void produce(const Shared& shared, const CUtensorMap* qkv, unsigned* work, int pairs, int q, int kv) {
     Stages at;
     const auto load = [&](int column, int row) {
-        block_wait(&shared.empty[at.slot], at.parity ^ 1);
+        mbarrier_wait(&shared.empty[at.slot], at.parity ^ 1);
         mbarrier_arrive_expect(&shared.full[at.slot], TILE_BYTES<D>);
         for (int box = 0; box < D / BOX_COLUMNS; ++box) {
             tile_load(shared.ring + at.slot * TILE_BYTES<D> + box * BOX_BYTES, qkv, &shared.full[at.slot], column + box * BOX_COLUMNS, row);
@@ -90,7 +90,7 @@ __device__ __forceinline__ void produce(const Shared& shared, const CUtensorMap*
         const int keys = (q + next.head / (q / kv)) * D, values = keys + kv * D;
         const int diagonal = next.begin + next.tile * ATTENTION_SM90_ROWS;
         load(keys, diagonal);
-        block_wait(shared.queries_empty, parity);
+        mbarrier_wait(shared.queries_empty, parity);
         *shared.next = next;
         mbarrier_arrive_expect(shared.queries_full, TILE_BYTES<D>);
         for (int box = 0; box < D / BOX_COLUMNS; ++box) {
@@ -104,7 +104,7 @@ __device__ __forceinline__ void produce(const Shared& shared, const CUtensorMap*
         pair = following;
         parity ^= 1;
     }
-    block_wait(shared.queries_empty, parity);
+    mbarrier_wait(shared.queries_empty, parity);
     shared.next->tile = -1;
     mbarrier_arrive(shared.queries_full);
 }
@@ -192,7 +192,7 @@ __device__ __forceinline__ void consume(const Shared& shared, int group, act* ou
     }
     Stages at;
     for (unsigned parity = 0;; parity ^= 1) {
-        block_wait(shared.queries_full, parity);
+        mbarrier_wait(shared.queries_full, parity);
         const Pair pair = *shared.next;
         if (pair.tile < 0) {
             break;
@@ -202,7 +202,7 @@ __device__ __forceinline__ void consume(const Shared& shared, int group, act* ou
 
         float s[SCORES], o[D / 2];
         unsigned p[STEPS][4];
-        block_wait(&shared.full[at.slot], at.parity);
+        mbarrier_wait(&shared.full[at.slot], at.parity);
         // The first consumer multiplies with half of the tile on the diagonal. These scores have an array of their own: in a part of `s`
         // they leave the compiler short of registers, and then it has products wait for each other.
         if (group == 0) {
@@ -240,7 +240,7 @@ __device__ __forceinline__ void consume(const Shared& shared, int group, act* ou
             if (pair.tile > 0) {
                 values.advance();
             }
-            block_wait(&shared.full[values.slot], values.parity);
+            mbarrier_wait(&shared.full[values.slot], values.parity);
             for (int box = 0; box < D / BOX_COLUMNS; ++box) {
                 unsigned char* past = shared.ring + values.slot * TILE_BYTES<D> + box * BOX_BYTES + rows * 128;
                 for (int i = threadIdx.x % WARPGROUP; i < (ATTENTION_SM90_ROWS - rows) * 8; i += WARPGROUP) {
@@ -251,7 +251,7 @@ __device__ __forceinline__ void consume(const Shared& shared, int group, act* ou
             bar_sync(BARRIER_OWN + group, WARPGROUP);
         }
 
-        block_wait(&shared.full[at.slot], at.parity);
+        mbarrier_wait(&shared.full[at.slot], at.parity);
         // The next scores and the present output, of which VALUES keys are visible.
         const auto step = [&]<int VALUES>() {
             const int keys = at.slot;
@@ -259,7 +259,7 @@ __device__ __forceinline__ void consume(const Shared& shared, int group, act* ou
             bar_sync(BARRIER_TURN + group, CONSUMERS * WARPGROUP);
             wgmma_fence();
             issue_scores<D, ATTENTION_SM90_ROWS>(s, queries, ring_rows + of_stage(keys));
-            block_wait(&shared.full[at.slot], at.parity);
+            mbarrier_wait(&shared.full[at.slot], at.parity);
             wgmma_fence();
             issue_output<D, VALUES>(o, p, ring_columns + of_stage(at.slot));
             bar_arrive(BARRIER_TURN + 1 - group, CONSUMERS * WARPGROUP);
@@ -272,7 +272,7 @@ __device__ __forceinline__ void consume(const Shared& shared, int group, act* ou
             at.advance();
             // What comes next is needed only after this wait for the product. But the compiler moves the exponentials behind that one unless
             // there is a branch between the two, and they are to run under the product.
-            block_wait(&shared.full[at.slot], at.parity);
+            mbarrier_wait(&shared.full[at.slot], at.parity);
             wgmma_wait<0>();
             settle(o);
             warp_arrive(&shared.empty[values]);

@@ -54,50 +54,9 @@ struct Ring {
     }
 };
 
-// mbarrier_wait for what comes from the block itself and from its copies. Waiting for the cluster as well would empty the
-// multiprocessor's L1 cache each time.
-#ifdef SIMULATOR
-inline void block_wait(unsigned long long* bar, unsigned parity, SIMULATOR_HERE) { mbarrier_wait(bar, parity, file, line); }
-#else
-__device__ __forceinline__ void block_wait(unsigned long long* bar, unsigned parity) {
-    unsigned done;
-    do {
-        asm volatile(
-            "{\n.reg .pred complete;\nmbarrier.try_wait.parity.acquire.cta.shared::cta.b64 complete, [%1], %2;\n"
-            "selp.b32 %0, 1, 0, complete;\n}"
-            : "=r"(done)
-            : "r"(shared_address(bar)), "r"(parity)
-            : "memory");
-    } while (!done);
-}
-#endif
-
 // One arrival for the warp, after what all its lanes did before.
 __device__ __forceinline__ void warp_arrive(unsigned long long* bar) {
     if (lane_of_warp() == 0) {
         mbarrier_arrive(bar);
     }
-}
-
-// Accumulators after wgmma_wait: the compiler knows of no connection between the two, and could move reading them before it.
-template <int N>
-__device__ __forceinline__ void settle(float (&d)[N]) {
-#ifndef SIMULATOR
-#pragma unroll
-    for (int i = 0; i < N; ++i) {
-        asm volatile("" : "+f"(d[i])::"memory");
-    }
-#endif
-}
-
-// 2^x in one instruction; what is not normal is zero. exp2f spends three more on the numbers below 2^-126.
-__device__ __forceinline__ float exp2_normal(float x) {
-#ifdef SIMULATOR
-    const float y = exp2f(x);
-    return y < 0x1p-126f ? 0.0f : y;
-#else
-    float y;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
-#endif
 }

@@ -242,6 +242,7 @@ struct Gemm {
                 at.advance();
             }
             wgmma_wait<0>();
+            settle(d);
             release(before);
             epilogue.end(d, tile);
         }

@@ -38,6 +38,9 @@ inline void mbarrier_arrive_expect(unsigned long long* bar, unsigned bytes, SIMU
 inline void mbarrier_wait(unsigned long long* bar, unsigned parity, SIMULATOR_HERE) {
     simulator_mbarrier_step(MBARRIER_WAIT, bar, parity, file, line);
 }
+inline void mbarrier_wait_cluster(unsigned long long* bar, unsigned parity, SIMULATOR_HERE) {
+    simulator_mbarrier_step(MBARRIER_WAIT, bar, parity, file, line);
+}
 inline void fence_mbarrier_init() {}
 inline void fence_async_proxy() {}
 
@@ -147,8 +150,20 @@ __device__ inline void mbarrier_expect(unsigned long long* bar, unsigned bytes) 
 __device__ inline void mbarrier_arrive_expect(unsigned long long* bar, unsigned bytes) {
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(bar)), "r"(bytes) : "memory");
 }
-// Until the phase of this parity is complete. Acquires at cluster scope, so that what arrived from the other block is seen too.
+// Until the phase of this parity is complete: for what comes from the block itself and from its copies.
 __device__ inline void mbarrier_wait(unsigned long long* bar, unsigned parity) {
+    unsigned done;
+    do {
+        asm volatile(
+            "{\n.reg .pred complete;\nmbarrier.try_wait.parity.acquire.cta.shared::cta.b64 complete, [%1], %2;\n"
+            "selp.b32 %0, 1, 0, complete;\n}"
+            : "=r"(done)
+            : "r"(shared_address(bar)), "r"(parity)
+            : "memory");
+    } while (!done);
+}
+// The same, and what arrived from the other block of the cluster is seen too. It empties the multiprocessor's L1 cache each time.
+__device__ inline void mbarrier_wait_cluster(unsigned long long* bar, unsigned parity) {
     unsigned done;
     do {
         asm volatile(

@@ -318,8 +318,8 @@ struct ScatterEpilogue {
     __device__ __forceinline__ void finish() const {}
 };
 
-// dx[token, c] = scale * dl[high, v] head[v, c] for the wave's tokens. Grid and shared memory as linear_logprob_dl's. Boxes: dl: 64 by GEMM_M;
-// head: 64 by 64.
+// dx[token, c] = scale * dl[high, v] head[v, c] for the wave's tokens. Grid: as linear_logprob_dl. Dynamic shared memory: GEMM_SHARED
+// bytes. Boxes: dl: 64 by GEMM_M; head: 64 by 64.
 extern "C" __global__ void __launch_bounds__(GEMM_THREADS, 1)
 linear_logprob_dx(act* dx, const __grid_constant__ CUtensorMap dl, const __grid_constant__ CUtensorMap head, const unsigned* rows, int t, int first, int high, int c, int v, float scale) {
     const int count = tokens_of_wave(rows, t, first, high);

@@ -7,7 +7,7 @@
 #include "act.cuh"
 
 // e^x for x at most 0, by the hardware's power of two: off by |x| units in the last place, where e^x counts little.
-__device__ __forceinline__ float decay(float x) { return exp2f(1.44269504f * x); }
+__device__ __forceinline__ float decay(float x) { return exp2_normal(1.44269504f * x); }
 
 struct Online {
     float top, sum, weighted;

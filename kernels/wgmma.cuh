@@ -31,6 +31,7 @@ inline unsigned long long matrix_descriptor(const void* p, unsigned lead, unsign
 inline void wgmma_fence() { simulator_wgmma_fence(simulator_thread); }
 inline void wgmma_commit() { simulator_wgmma_commit(simulator_thread); }
 template <int PENDING> inline void wgmma_wait(SIMULATOR_HERE) { simulator_wgmma_wait(simulator_thread, PENDING, file, line); }
+template <int N> inline void settle(float (&)[N]) {}
 
 template <int N, Major A = K_MAJOR, Major B = K_MAJOR>
 inline void wgmma(float (&d)[N / 2], unsigned long long a, unsigned long long b, int accumulate, SIMULATOR_HERE) {
@@ -54,6 +55,11 @@ __device__ inline unsigned long long matrix_descriptor(const void* p, unsigned l
 __device__ inline void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 __device__ inline void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
 template <int PENDING> __device__ inline void wgmma_wait() { asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(PENDING) : "memory"); }
+// Accumulators after wgmma_wait: the compiler knows of no connection between the two, and could move reading them before it.
+template <int N> __device__ __forceinline__ void settle(float (&d)[N]) {
+#pragma unroll
+    for (int i = 0; i < N; ++i) asm volatile("" : "+f"(d[i])::"memory");
+}
 
 // Registers of D as text and as operands, four more with each name: an instruction names every one.
 #define WGMMA_TEXT_4 "%0, %1, %2, %3"

@@ -6,6 +6,7 @@ pub mod kernels;
 mod measure;
 pub mod ppo;
 mod shape;
+pub mod work;
 
 use std::path::Path;
 use std::time::Instant;

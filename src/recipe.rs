@@ -33,6 +33,9 @@ pub struct Recipe {
     /// Spreads the frozen weights too over all devices; each layer's are brought together shortly before they are used. Saves
     /// memory, costs time. Default false.
     pub shard_frozen: bool,
+    /// Adds up in a fixed order wherever a GPU could as well add in any, so that two runs give the same bits. `false` saves attention's
+    /// backward pass a wait here and there. Default true.
+    pub deterministic: bool,
     /// Checkpoints of a stage that are kept while it runs, the newest: when the last one is damaged, the one before it is gone on
     /// from. Default 2.
     pub keep_checkpoints: usize,
@@ -78,6 +81,7 @@ impl Default for Recipe {
             gpus: 1,
             join_timeout_s: 300.0,
             shard_frozen: false,
+            deterministic: true,
             keep_checkpoints: 2,
             sandbox: SandboxChoice::Strict,
             jobs: 0,

@@ -150,7 +150,7 @@ impl<D: Device> List<D> {
     }
 }
 
-fn operators<D: Device>(shape: Shape, batch: usize, seq: usize) -> Vec<Operator<D>> {
+pub(super) fn operators<D: Device>(shape: Shape, batch: usize, seq: usize) -> Vec<Operator<D>> {
     let mut list = List(Vec::new());
     let t = batch * seq;
     rows(&mut list, shape, t);

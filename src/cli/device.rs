@@ -48,6 +48,16 @@ pub enum Chosen {
     Cuda(Cuda<bf16>),
 }
 
+impl Chosen {
+    /// The same, free to add in any order where the recipe does not ask for a fixed one.
+    pub fn deterministic(self, wanted: bool) -> Chosen {
+        match self {
+            Chosen::Cuda(cuda) if !wanted => Chosen::Cuda(cuda.relaxed(true)),
+            other => other,
+        }
+    }
+}
+
 /// A device that can be one of several.
 pub trait Ranked: Device {
     /// The communicator of this rank.

@@ -60,7 +60,7 @@ impl Args {
             writable(path)?;
         }
         let recorder = Arc::new(Recorder::default());
-        let chosen = device::open(recipe.device, 0)?;
+        let chosen = device::open(recipe.device, 0)?.deterministic(recipe.deterministic);
         let sampler = match &chosen {
             Chosen::Cpu(_) => Err("no GPU computes".to_string()),
             Chosen::Cuda(_) => gpu::uuid(0).map_err(|e| e.to_string()).and_then(|uuid| Sampler::start(&uuid, recorder.clone())),

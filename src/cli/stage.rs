@@ -74,7 +74,8 @@ pub fn run(recipe: &Recipe, fresh: bool, from: Option<&str>, until: Option<&str>
         if !group.is_first() {
             telemetry::mute();
         }
-        on!(device::open(choice, own.start + group.rank() - before)?, device => {
+        let chosen = device::open(choice, own.start + group.rank() - before)?.deterministic(recipe.deterministic);
+        on!(chosen, device => {
             let comm = device.join(group)?;
             let done = match comm.group().is_first() {
                 true => lead(Runner::open(recipe, fresh)?.between(from, until)?, &device, &comm, recipe, wanted),

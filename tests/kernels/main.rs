@@ -19,6 +19,7 @@ mod plain;
 mod replay;
 mod rows;
 mod sampling;
+mod traffic;
 
 use std::collections::BTreeSet;
 

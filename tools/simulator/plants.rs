@@ -55,7 +55,7 @@ pub const PLANTS: &[Plant] = &[
         name: "values_not_waited_for",
         kernels: "attention_fwd_sm90.cu",
         file: "attention_fwd_sm90.cu",
-        text: "        block_wait(&shared.full[at.slot], at.parity);\n        // The next scores",
+        text: "        mbarrier_wait(&shared.full[at.slot], at.parity);\n        // The next scores",
         planted: "        // The next scores",
     },
     // A stage is filled again while products still read it.
@@ -63,7 +63,7 @@ pub const PLANTS: &[Plant] = &[
         name: "stage_not_empty",
         kernels: "attention_fwd_sm90.cu",
         file: "attention_fwd_sm90.cu",
-        text: "        block_wait(&shared.empty[at.slot], at.parity ^ 1);\n",
+        text: "        mbarrier_wait(&shared.empty[at.slot], at.parity ^ 1);\n",
         planted: "",
     },
     // The ring's parity never changes.

@@ -35,11 +35,11 @@ probe_multicast(unsigned* out, const __grid_constant__ CUtensorMap map, int word
             tile_load_multicast(tile, &map, full, ranks, 0, 0);
         }
     }
-    mbarrier_wait(full, 0);
+    mbarrier_wait_cluster(full, 0);
     const unsigned* seen = reinterpret_cast<const unsigned*>(tile);
     for (int i = threadIdx.x; i < words; i += blockDim.x) out[blockIdx.x * words + i] = seen[i];
     mbarrier_arrive_remote(empty, 0);
-    if (cluster_rank() == 0) mbarrier_wait(empty, 0);
+    if (cluster_rank() == 0) mbarrier_wait_cluster(empty, 0);
     cluster_sync();
 }
 
