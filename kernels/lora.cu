@@ -20,7 +20,8 @@
 //                    dealt out so that a lane ends with 16 bytes of a row. All ranks of all branches are added up before the one
 //                    rounding.
 //   lora_dz_db       dz sums dout over columns, db over tokens. Neither needs all of the other's dimension at once: a block owns 512
-//                    columns and some hundred tokens, reads them once and has a part of both, of a 64th to a 128th of what it read.
+//                    columns and some hundred tokens, reads them once and has a part of both: at rank 4 and 256 tokens a 64th and a
+//                    32nd of what it read, which the second level's cache mostly holds until it is joined.
 //   lora_da          the same of x and dz, for up to three branches.
 //   lora_join, lora_join_da add the parts up, in their order.
 //
@@ -32,9 +33,10 @@
 //
 // Bytes per token and layer of Qwen2.5-32B (c = 5120, 7168 outputs of q, k, v), rank 4 on q, k, v, o, derived: lora_down 20.5 K (x of
 // both maps), lora_up 49.2 K (out, read and written), lora_dz_db 24.6 K, lora_da 20.5 K, lora_dx 41.0 K, together 155.6 K, 10.0 MB a
-// token: 3.7 us at 80 % of 3.35 TB/s, 1.9 % of a step of 200 us a token. Where the branch rides in the base product lora_up goes, and
-// without dropout lora_dx too: 65.5 K, 0.8 %. With dropout the masks are made three times of 20.5 K elements; ten rounds of Philox are
-// some 15 instructions an element, 0.4 % at full rate, mostly beside the loads.
+// token: 3.7 us at 80 % of 3.35 TB/s, 1.9 % of a step of 200 us a token (launches of their own for each of q, k and v: 262 K, 3.1 %). Where
+// the branch rides in the base product lora_up goes, and without dropout lora_dx too: 65.5 K, 0.8 %; with dropout 106.5 K, 1.3 %. The masks
+// are made by lora_down, lora_da and lora_dx, of 20.5 K elements each; ten rounds of Philox for four elements are some 18 issue slots an
+// element, 1.2 % at 1.755 GHz if nothing of it went on beside the loads: 1.3 % to 2.5 % with dropout. All of this is derived.
 #include "lora_map.cuh"
 #include "philox.cuh"
 #include "tile.cuh"

@@ -18,6 +18,7 @@ use repairity::loss::ppo::ScoreScale;
 use repairity::loss::sft;
 use repairity::model::config::Architecture;
 use repairity::model::head::LogProbs;
+use repairity::model::lora::{LoraConfig, Target};
 use repairity::model::{Adapter, Decoder, OnLayer, Packed, Pass, ScalarHead};
 use repairity::optim::Hyper;
 use repairity::prompt::{self, Example};
@@ -158,10 +159,46 @@ fn recomputation_changes_no_bit() {
                     assert!(with(recompute) == kept, "{architecture:?}: {recompute:?} gives other gradients");
                 }
             }
+            // Where nothing of the feed-forward layer is trained, less of it is computed again.
+            let mut decoder = tiny::decoder(device, tiny::config(architecture, VOCAB), 5);
+            let mut adapter = Some(adapter_on(device, &decoder, &[Target::Q, Target::O]));
+            let mut with =
+                |recompute| gradient(device, &mut decoder, &mut adapter, &[&examples], Pass { recompute, dropout: None });
+            let kept = with(Recompute::None);
+            assert!([Recompute::Mlp, Recompute::Block].into_iter().all(|recompute| with(recompute) == kept), "{architecture:?}");
         }
     }
     check(&Cpu::<f64>::new());
     check(&Cpu::<f32>::new());
+}
+
+/// An adapter of rank 2 that changes nothing yet.
+fn adapter_on<D: Device>(device: &D, decoder: &Decoder<D>, targets: &[Target]) -> Adapter<D> {
+    let config = LoraConfig { rank: 2, alpha: 4.0, dropout: 0.0, targets: targets.to_vec() };
+    Adapter::new(device, config, &decoder.config, 3).unwrap()
+}
+
+/// Backward asks for the input of a map only where something of the map is trained: else it is not kept.
+#[test]
+fn inputs_of_frozen_maps_are_not_kept() {
+    let device = Cpu::<f32>::new();
+    let sequences = sequences(&[9, 4, 6], 4);
+    let sequences: Vec<&[u32]> = sequences.iter().map(Vec::as_slice).collect();
+    let batch = Packed::new(&device, &sequences).unwrap();
+    let mut decoder = tiny::decoder(&device, tiny::config(Architecture::Qwen2, VOCAB), 5);
+    let mut kept = |targets: &[Target]| {
+        let mut adapter = Some(adapter_on(&device, &decoder, targets));
+        let _grads = Grads::new(&device, &mut trained(&mut decoder, &mut adapter)).unwrap();
+        let before = device.memory().0;
+        let _saved = decoder.forward(&device, &batch, adapter.as_ref(), KEEP).unwrap();
+        device.memory().0 - before
+    };
+    let attention = kept(&[Target::Q]);
+    let (gate, down) = (kept(&[Target::Q, Target::Gate]), kept(&[Target::Q, Target::Down]));
+    // A rank of 2 makes a z of 8 columns.
+    let a_column = batch.tokens * decoder.config.layers * size_of::<f32>();
+    assert_eq!(gate - attention, a_column * (decoder.config.hidden + 8));
+    assert_eq!(down - attention, a_column * (decoder.config.intermediate + 8));
 }
 
 #[test]

@@ -437,6 +437,23 @@ fn operations_are_those_of_hand_arithmetic() {
     }
 }
 
+/// SwiGLU's output is down's input, which backward asks for only where something of down is trained.
+#[test]
+fn swiglu_is_computed_again_only_where_down_is_trained() {
+    let calls = |targets: &[&str], recompute: Recompute, config: &Config| {
+        let mut recipe = recipe();
+        recipe.lora.targets = targets.iter().map(|target| target.to_string()).collect();
+        (recipe.sft.recompute, recipe.sft.max_tokens, recipe.sft.sequences_per_device) = (recompute, 50, 3);
+        let metered = stages::sft(&Meter::<bf16>::new(Style::Cuda), &recipe, config, 1).unwrap();
+        metered.parts[0].work.of("swiglu_fwd").1
+    };
+    for config in models() {
+        let once = calls(&["q_proj"], Recompute::None, &config);
+        assert_eq!(calls(&["q_proj", "gate_proj"], Recompute::Mlp, &config), once);
+        assert_eq!(calls(&["q_proj", "down_proj"], Recompute::Mlp, &config), 2 * once);
+    }
+}
+
 /// Writing reads the weights once a token, and the cache as far as it is filled: prompt + 1, prompt + 2, ...
 #[test]
 fn bytes_of_decoding_are_those_of_hand_arithmetic() {

@@ -42,9 +42,9 @@ pub enum Schedule {
 pub enum Recompute {
     /// Everything is kept.
     None,
-    /// The feed-forward part of each block is computed again.
+    /// The feed-forward part of each block is computed again, up to what its last map reads.
     Mlp,
-    /// Each block is computed again from its input.
+    /// Each block is computed again from its input, but for its last map.
     Block,
 }
 
