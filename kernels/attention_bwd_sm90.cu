@@ -577,7 +577,7 @@ attention_bwd_sm90_d64(act* dqkv, float* dq, float* dkv, unsigned* turns, const 
     backward<64>(dqkv, dq, dkv, turns, &qkv, &dout, lse, delta, bounds, sequences, t, q, kv, parts, tiles, ordered, scale);
 }
 
-// As attention_bwd_sm90_d64, for heads of 128 columns. Dynamic shared memory: ATTENTION_BWD_SM90_D128_BYTES.
+// Grid: as attention_bwd_sm90_d64, for heads of 128 columns. Dynamic shared memory: ATTENTION_BWD_SM90_D128_BYTES.
 extern "C" __global__ void __launch_bounds__(ATTENTION_BWD_SM90_THREADS, 1)
 attention_bwd_sm90_d128(act* dqkv, float* dq, float* dkv, unsigned* turns, const __grid_constant__ CUtensorMap qkv, const __grid_constant__ CUtensorMap dout, const float* lse, const float* delta, const unsigned* bounds, int sequences, int t, int q, int kv, int parts, int tiles, int ordered, float scale) {
     backward<128>(dqkv, dq, dkv, turns, &qkv, &dout, lse, delta, bounds, sequences, t, q, kv, parts, tiles, ordered, scale);
@@ -590,7 +590,7 @@ attention_bwd_sm90_finish_d64(act* dqkv, const float* dq, const float* dkv, cons
     finish<64>(dqkv, dq, dkv, bounds, sequences, t, q, kv, parts, tiles, scale);
 }
 
-// As attention_bwd_sm90_finish_d64, for heads of 128 columns. No dynamic shared memory.
+// Grid: as attention_bwd_sm90_finish_d64, for heads of 128 columns. No dynamic shared memory.
 extern "C" __global__ void __launch_bounds__(ATTENTION_THREADS)
 attention_bwd_sm90_finish_d128(act* dqkv, const float* dq, const float* dkv, const unsigned* bounds, int sequences, int t, int q, int kv, int parts, int tiles, float scale) {
     finish<128>(dqkv, dq, dkv, bounds, sequences, t, q, kv, parts, tiles, scale);

@@ -75,7 +75,7 @@ linear_nt(const __grid_constant__ CUtensorMap x, const __grid_constant__ CUtenso
     }
 }
 
-// As linear_nt, but boxes of w and b: 64 by 64. Dynamic shared memory: GEMM_SHARED bytes.
+// Grid: as linear_nt; boxes of w and b: 64 by 64. Dynamic shared memory: GEMM_SHARED bytes.
 extern "C" __global__ void __launch_bounds__(GEMM_THREADS, 1)
 linear_nn(const __grid_constant__ CUtensorMap x, const __grid_constant__ CUtensorMap w, const __grid_constant__ CUtensorMap z, const __grid_constant__ CUtensorMap b, const __grid_constant__ CUtensorMap to, const act* out, const act* bias, int t, int n, int k, int r, int wide, int accumulate) {
     const GemmTerms terms = {&x, &w, k}, tail = {&z, &b, r};

@@ -171,7 +171,8 @@ linear_logprob_finish(float* logprob, float* lse, float* entropy, const float* s
     }
 }
 
-// rows = the tokens whose gradient is not 0, in order, and rows[t] their number. Grid: x = 1. No dynamic shared memory.
+// rows = the tokens whose gradient is not 0, in order, and rows[t] their number.
+// Grid: x = 1. No dynamic shared memory.
 extern "C" __global__ void __launch_bounds__(LOGPROB_ROWS_THREADS)
 linear_logprob_rows(unsigned* rows, const float* dlogprob, int t) {
     SHARED(int, kept_of, LOGPROB_ROWS_THREADS / WARP);
@@ -208,7 +209,8 @@ __device__ __forceinline__ int tokens_of_wave(const unsigned* rows, int t, int f
     return min(max(static_cast<int>(rows[t]) - first, 0), high);
 }
 
-// wave[high, c] = x of the listed tokens from `first` on; zeros after the last. Grid: x = high. No dynamic shared memory.
+// wave[high, c] = x of the listed tokens from `first` on; zeros after the last.
+// Grid: x = high. No dynamic shared memory.
 extern "C" __global__ void __launch_bounds__(LOGPROB_GATHER_THREADS)
 linear_logprob_gather(act* wave, const act* x, const unsigned* rows, int t, int first, int high, int c) {
     const int row = blockIdx.x;
@@ -318,7 +320,8 @@ struct ScatterEpilogue {
     __device__ __forceinline__ void finish() const {}
 };
 
-// dx[token, c] = scale * dl[high, v] head[v, c] for the wave's tokens. Grid: as linear_logprob_dl. Dynamic shared memory: GEMM_SHARED
+// dx[token, c] = scale * dl[high, v] head[v, c] for the wave's tokens.
+// Grid: as linear_logprob_dl. Dynamic shared memory: GEMM_SHARED
 // bytes. Boxes: dl: 64 by GEMM_M; head: 64 by 64.
 extern "C" __global__ void __launch_bounds__(GEMM_THREADS, 1)
 linear_logprob_dx(act* dx, const __grid_constant__ CUtensorMap dl, const __grid_constant__ CUtensorMap head, const unsigned* rows, int t, int first, int high, int c, int v, float scale) {

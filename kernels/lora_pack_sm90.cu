@@ -3,8 +3,8 @@
 // optimizer changes them. Only bf16 has that product.
 #include "lora_map.cuh"
 
-// out[n, width] = the branches' b, each in its rows and its columns of z; zeros elsewhere. Grid: x = ceil(n width / LORA_THREADS). No
-// dynamic shared memory.
+// out[n, width] = the branches' b, each in its rows and its columns of z; zeros elsewhere.
+// Grid: x = ceil(n width / LORA_THREADS). No dynamic shared memory.
 extern "C" __global__ void __launch_bounds__(LORA_THREADS)
 lora_pack_b(act* out, const __grid_constant__ LoraMap map, int n) {
     const int i = static_cast<int>(blockIdx.x) * LORA_THREADS + threadIdx.x, row = i / map.width, column = i % map.width;
@@ -21,7 +21,8 @@ lora_pack_b(act* out, const __grid_constant__ LoraMap map, int n) {
     out[i] = value;
 }
 
-// out[width, k] = the branches' a below each other; zeros after them. Grid: x = ceil(width k / LORA_THREADS). No dynamic shared memory.
+// out[width, k] = the branches' a below each other; zeros after them.
+// Grid: x = ceil(width k / LORA_THREADS). No dynamic shared memory.
 extern "C" __global__ void __launch_bounds__(LORA_THREADS)
 lora_pack_a(act* out, const __grid_constant__ LoraMap map, int k) {
     const int i = static_cast<int>(blockIdx.x) * LORA_THREADS + threadIdx.x, row = i / k, column = i % k;

@@ -204,7 +204,7 @@ fn a_declaration_of_another_form_is_an_error_that_names_it() {
     assert_eq!(params, [("act*", "out"), ("const float*", "x"), ("unsigned long long", "key")]);
     for (bad, what) in [
         ("__global__ void f(int x) {}", "has to be declared as"),
-        ("extern \"C\" __global__ void __launch_bounds__(256, 2) f(int x) {}", "256, 2"),
+        ("extern \"C\" __global__ void __launch_bounds__(256 2) f(int x) {}", "256 2"),
         ("extern \"C\" __global__ void __launch_bounds__(N) f(int) {}", "`int` is not a type and a name"),
     ] {
         let error = declarations::parse("rope", bad).unwrap_err();
