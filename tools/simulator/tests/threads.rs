@@ -158,9 +158,9 @@ fn kernels_are_listed_once_without_probes() {
     names.sort_unstable();
     names.dedup();
     assert_eq!(names.len(), count);
-    for name in names {
-        // Every kernel exists in both builds: without arguments it is refused for those.
-        for build in [Build::Bf16, Build::F32] {
+    for (name, file) in kernels() {
+        // Without arguments it is refused for those; a warpgroup's products have no build for f32.
+        for build in [Build::Bf16, Build::F32].into_iter().take(if file.ends_with("_sm90.cu") { 1 } else { 2 }) {
             let none =
                 Launch { kernel: name, build, grid: [1; 3], threads: 1, cluster: 1, dynamic_shared: 0, args: &mut [], order: 0 };
             assert!(launch(&none).unwrap_err().what.starts_with("0 arguments"), "{name}");
