@@ -173,7 +173,7 @@ mod tests {
             buggy: None,
             reference: None,
             language: "python".into(),
-            check: Check { setup: String::new(), prelude: String::new(), tests: Vec::new(), timeout_s: 1.0 },
+            check: Check::statements(Vec::new(), 1.0),
             split: None,
             extra: Extra::new(),
         }

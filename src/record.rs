@@ -39,6 +39,32 @@ pub struct Check {
     pub tests: Vec<String>,
     /// Wall-clock limit for one answer, in seconds.
     pub timeout_s: f64,
+    /// What the tests are, and so how they are run.
+    #[serde(default, skip_serializing_if = "Form::is_statements")]
+    pub form: Form,
+}
+
+impl Check {
+    /// Statements of Python, without a setup or a prelude.
+    pub fn statements(tests: Vec<String>, timeout_s: f64) -> Check {
+        Check { setup: String::new(), prelude: String::new(), tests, timeout_s, form: Form::Statements }
+    }
+}
+
+/// What a problem's tests are.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Form {
+    /// Statements of Python: asserts, or small programs of them. Expected values never enter the answer's process.
+    #[default]
+    Statements,
+}
+
+impl Form {
+    /// Whether this is the form that a record need not name.
+    pub fn is_statements(&self) -> bool {
+        *self == Form::Statements
+    }
 }
 
 /// A problem: `repair` when it carries buggy code, `generate` when it only has a description.
@@ -60,7 +86,7 @@ pub struct Problem {
     /// Code that passes every test. Never trained on (section 4.4 of the paper).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reference: Option<String>,
-    /// The programming language: `python`.
+    /// The programming language, in lower case: `python`, `java`, `cpp`, ...
     pub language: String,
     /// How answers are checked.
     pub check: Check,

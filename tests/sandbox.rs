@@ -36,12 +36,7 @@ fn problem(tests: &[&str]) -> Problem {
         buggy: None,
         reference: None,
         language: "python".into(),
-        check: Check {
-            setup: String::new(),
-            prelude: String::new(),
-            tests: tests.iter().map(|t| t.to_string()).collect(),
-            timeout_s: LIMIT,
-        },
+        check: Check::statements(tests.iter().map(|t| t.to_string()).collect(), LIMIT),
         split: None,
         extra: Extra::new(),
     }

@@ -152,7 +152,7 @@ fn problem(id: &str) -> Problem {
         buggy: Some("def add(a, b):\n    return a - b".into()),
         reference: None,
         language: "python".into(),
-        check: Check { setup: String::new(), prelude: String::new(), tests: Vec::new(), timeout_s: 1.0 },
+        check: Check::statements(Vec::new(), 1.0),
         split: None,
         extra: Default::default(),
     }

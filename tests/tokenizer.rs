@@ -87,16 +87,10 @@ fn problem(buggy: Option<&str>) -> Problem {
         buggy: buggy.map(String::from),
         reference: None,
         language: "python".into(),
-        check: Check {
-            setup: String::new(),
-            prelude: String::new(),
-            tests: vec![
-                "assert add(1, 2) == 3".into(),
-                "class T(unittest.TestCase): pass".into(),
-                "assert add(0, 0) == 0".into(),
-            ],
-            timeout_s: 1.0,
-        },
+        check: Check::statements(
+            vec!["assert add(1, 2) == 3".into(), "class T(unittest.TestCase): pass".into(), "assert add(0, 0) == 0".into()],
+            1.0,
+        ),
         split: None,
         extra: Default::default(),
     }

@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
-use crate::record::{Outcome, Problem, Verdict};
+use crate::record::{Form, Outcome, Problem, Verdict};
 use crate::sandbox::{self, Ended, Heard, Limits, Mode, Program, Python, Running, Sandbox};
 
 use value::Value;
@@ -158,7 +158,7 @@ impl Checker {
         {
             let plans = self.plans();
             let mut seen = std::collections::HashSet::new();
-            for problem in problems {
+            for problem in problems.iter().filter(|problem| problem.check.form.is_statements()) {
                 if problem.language != "python" {
                     let what = format!("language is `{}`; only `python` can be checked", problem.language);
                     return Err(Error::input(&problem.id, what));
@@ -227,18 +227,22 @@ impl Checker {
 
     fn verdict(&self, problem: &Problem, answer: &str) -> Result<Verdict> {
         let start = Instant::now();
-        let plan = self.plans().get(&key(problem)).cloned();
-        let plan = plan.ok_or_else(|| Error::input(&problem.id, "its tests were not read"))?;
-        let (verdict, reason) = if answer.trim().is_empty() {
-            (Outcome::Refused, "the answer holds no code".into())
-        } else {
-            match &*plan {
-                Plan::Split(cases) => self.split(problem, answer, cases)?,
-                Plan::Beside { .. } => self.beside(problem, answer, &plan)?,
-                Plan::Broken(reason) => (Outcome::Error, format!("the tests cannot be read: {reason}")),
-            }
+        let (verdict, reason) = match &problem.check.form {
+            _ if answer.trim().is_empty() => (Outcome::Refused, "the answer holds no code".into()),
+            Form::Statements => self.statements(problem, answer)?,
         };
         Ok(Verdict { verdict, reason: cut(&reason, 300), seconds: start.elapsed().as_secs_f64() })
+    }
+
+    /// Runs tests that are statements of Python.
+    fn statements(&self, problem: &Problem, answer: &str) -> Result<Judged> {
+        let plan = self.plans().get(&key(problem)).cloned();
+        let plan = plan.ok_or_else(|| Error::input(&problem.id, "its tests were not read"))?;
+        Ok(match &*plan {
+            Plan::Split(cases) => self.split(problem, answer, cases)?,
+            Plan::Beside { .. } => self.beside(problem, answer, &plan)?,
+            Plan::Broken(reason) => (Outcome::Error, format!("the tests cannot be read: {reason}")),
+        })
     }
 
     /// Sends the calls, compares what they give.

@@ -40,7 +40,7 @@ pub(super) fn read(path: &Path) -> Result<Vec<Problem>> {
             buggy: Some(format!("{declaration}{}", row.text("buggy_solution")?)),
             reference: Some(format!("{declaration}{}", row.text("canonical_solution")?)),
             language: "python".into(),
-            check: Check { setup, prelude: PRELUDE.into(), tests: vec![row.text("test")?.trim().to_owned()], timeout_s: 10.0 },
+            check: Check { setup, prelude: PRELUDE.into(), ..Check::statements(vec![row.text("test")?.trim().to_owned()], 10.0) },
             split: None,
             extra,
         });

@@ -50,7 +50,7 @@ pub(super) fn read(path: &Path) -> Result<Vec<Problem>> {
             buggy: None,
             reference: Some(row.text("code")?),
             language: "python".into(),
-            check: Check { setup, prelude: String::new(), tests, timeout_s: 5.0 },
+            check: Check { setup, ..Check::statements(tests, 5.0) },
             split: None,
             extra,
         });

@@ -411,12 +411,7 @@ impl Catalogue {
             buggy: Some(buggy),
             reference: Some(reference),
             language: "python".into(),
-            check: Check {
-                setup: String::new(),
-                prelude: String::new(),
-                tests: shape.tests.iter().map(|test| named(test)).collect(),
-                timeout_s: 2.0,
-            },
+            check: Check::statements(shape.tests.iter().map(|test| named(test)).collect(), 2.0),
             split: None,
             extra,
         }

@@ -26,7 +26,7 @@ pub(super) fn read(path: &Path) -> Result<Vec<Problem>> {
             buggy: Some(row.text("buggy_program")?),
             reference: Some(row.text("solution")?),
             language: "python".into(),
-            check: Check { setup: String::new(), prelude: String::new(), tests, timeout_s: 5.0 },
+            check: Check::statements(tests, 5.0),
             split: None,
             extra: Extra::new(),
         });

@@ -109,7 +109,7 @@ pub fn problem(i: usize) -> Problem {
         buggy: None,
         reference: None,
         language: "python".into(),
-        check: Check { setup: String::new(), prelude: String::new(), tests: Vec::new(), timeout_s: 1.0 },
+        check: Check::statements(Vec::new(), 1.0),
         split: Some(Split::Train),
         extra: Default::default(),
     }
