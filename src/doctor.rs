@@ -52,7 +52,7 @@ pub fn examine() -> Result<Vec<Finding>> {
     findings.push(finding("kernels", kernels()));
     let here = nvcc().map(|path| path.display().to_string());
     findings.push(finding("nvcc", here.ok_or_else(|| "not in $NVCC, $CUDA_HOME or PATH; tools/install-nvcc brings one".into())));
-    let layers = Sandbox::new(sandbox::Mode::Strict).map(|sandbox| sandbox.layers().join("; "));
+    let layers = Sandbox::new(sandbox::Mode::Strict).map(|sandbox| [sandbox.layers(), sandbox.lacks()].concat().join("; "));
     findings.push(finding("sandbox", layers.map_err(|error| error.to_string())));
     let python = Python::find().map(|python| format!("{} ({})", python.executable.display(), python.version));
     findings.push(finding("python", python.map_err(|error| error.to_string())));

@@ -69,7 +69,7 @@ fn processes(found: &mut BTreeSet<String>) {
 /// Files with the mark, work folders of this process, and cores.
 fn files(found: &mut BTreeSet<String>) {
     let work = format!("repairity-{}-", std::process::id());
-    for folder in ["/tmp", "/var/tmp", "/dev/shm", "/dev/mqueue", "/mnt", "/", "/usr", "/var", "/etc", ".", ".."] {
+    for folder in ["/tmp", "/var/tmp", "/dev/shm", "/dev/mqueue", "/mnt", "/", "/usr", "/var", "/etc", "."] {
         for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
             if name.contains(&mark()) || name.starts_with(&work) || name == "core" || name.starts_with("core.") {
