@@ -148,25 +148,30 @@ impl Work {
     }
 }
 
-/// Bytes that a folder takes; links are not followed. What cannot be looked into, for its depth or its mode, counts as
-/// endless.
-pub(super) fn bytes(folder: &Path) -> u64 {
-    let (mut sum, mut folders) = (0u64, vec![folder.to_owned()]);
-    while let Some(folder) = folders.pop() {
+/// How deep folders may lie: deeper ones are an attack on whoever has to look into them.
+const DEEPEST: usize = 128;
+/// What the smallest file or folder costs: a block, or as good as one.
+const BLOCK: u64 = 4096;
+
+/// Bytes that a folder takes; links are not followed, and nobody looks on once there are more than `most`. What cannot be
+/// looked into, for its depth or its mode, counts as endless.
+pub(super) fn bytes(folder: &Path, most: u64) -> u64 {
+    let (mut sum, mut folders) = (0u64, vec![(folder.to_owned(), 0)]);
+    while let Some((folder, depth)) = folders.pop() {
         let entries = match fs::read_dir(&folder) {
-            Ok(entries) => entries,
+            Ok(entries) if depth < DEEPEST => entries,
             // It was removed since it was listed.
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
-            Err(_) => return u64::MAX,
+            _ => return u64::MAX,
         };
         for entry in entries.flatten() {
-            match entry.metadata() {
-                Ok(meta) if meta.is_dir() => {
-                    sum = sum.saturating_add(4096);
-                    folders.push(entry.path());
-                }
-                Ok(meta) => sum = sum.saturating_add(meta.len()),
-                Err(_) => {}
+            let Ok(meta) = entry.metadata() else { continue };
+            sum = sum.saturating_add(meta.len().max(BLOCK));
+            if sum > most {
+                return sum;
+            }
+            if meta.is_dir() {
+                folders.push((entry.path(), depth + 1));
             }
         }
     }

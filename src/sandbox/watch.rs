@@ -36,7 +36,7 @@ pub(super) struct Watch {
 
 impl Watch {
     pub(super) fn new<'a>(folders: impl Iterator<Item = &'a Path>, limits: &Limits, processes: Option<usize>) -> Watch {
-        let folders = folders.map(|folder| (folder.to_owned(), files::bytes(folder))).collect();
+        let folders = folders.map(|folder| (folder.to_owned(), files::bytes(folder, u64::MAX))).collect();
         let resident = match limits.memory {
             Memory::Address(_) => None,
             Memory::Resident(bytes) => Some(bytes),
@@ -74,7 +74,9 @@ impl Watch {
             }
         }
         if !self.folders.is_empty() && start >= self.next_disk {
-            let grown = |(folder, before): &(PathBuf, u64)| files::bytes(folder).saturating_sub(*before);
+            let grown = |(folder, before): &(PathBuf, u64)| {
+                files::bytes(folder, before.saturating_add(self.disk)).saturating_sub(*before)
+            };
             let bytes =
                 self.folders.iter().map(grown).fold(unlinked(&tree(pid, self.processes.unwrap_or(1))), u64::saturating_add);
             if bytes > self.disk {

@@ -22,7 +22,9 @@ fn chosen_attacks_are_contained() {
         return;
     }
     assert_eq!(check(&split(), HONEST).verdict, Outcome::Pass);
-    for name in ["fork bomb", "thread bomb", "small objects", "disk fill", "folders without end", "shared memory fill"] {
+    for name in
+        ["fork bomb", "thread bomb", "small objects", "disk fill", "inode flood", "folders without end", "shared memory fill"]
+    {
         resource::run(name, resource::body(name));
     }
     resource::locked();
