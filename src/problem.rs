@@ -3,12 +3,14 @@
 //! What is run, and how an answer is judged, is in `check`; what a benchmark's rows look like, in one file per suite.
 
 pub mod check;
+mod folder;
 mod humaneval_fix;
 mod mbpp;
 pub mod micro;
 mod mutate;
 mod quixbugs;
 mod row;
+pub mod swebench;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -21,7 +23,7 @@ pub use check::Checker;
 pub use mutate::mutate;
 
 /// The suites that [`load`] knows.
-pub const SUITES: [&str; 4] = ["mbpp", "humaneval_fix", "quixbugs", "micro"];
+pub const SUITES: [&str; 6] = ["mbpp", "humaneval_fix", "quixbugs", "micro", "folder", "swebench"];
 
 /// Reads a suite from its published file, or makes it (`micro`, from `seed` and `count`). `count` bounds the problems of
 /// every suite; 0 takes all that a file has. Rows that are not what they must be are [`Error::Input`] with file, line and
@@ -31,6 +33,8 @@ pub fn load(suite: &str, path: Option<&Path>, seed: u64, count: usize) -> Result
         "mbpp" => mbpp::read,
         "humaneval_fix" => humaneval_fix::read,
         "quixbugs" => quixbugs::read,
+        "folder" => folder::read,
+        "swebench" => swebench::read_beside,
         "micro" => return Ok(micro::generate(seed, count)),
         other => {
             let nearest = SUITES.iter().min_by_key(|s| strsim::levenshtein(s, other)).copied().unwrap_or_default();
@@ -216,6 +220,9 @@ mod tests {
         let error = load("mbp", None, 0, 0).unwrap_err();
         assert_eq!(error.exit_code(), 2);
         let text = error.to_string();
-        assert!(text.contains("mbpp, humaneval_fix, quixbugs, micro") && text.ends_with("did you mean `mbpp`?"), "{text}");
+        assert!(
+            text.contains("mbpp, humaneval_fix, quixbugs, micro, folder, swebench") && text.ends_with("did you mean `mbpp`?"),
+            "{text}"
+        );
     }
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use repairity::error::{Error, Result};
-use repairity::problem::{self, Checker};
+use repairity::problem::{self, Checker, swebench};
 use repairity::record::{self, Outcome, Problem, Verdict};
 use repairity::sandbox::Mode;
 use repairity::telemetry::{self, Progress, interrupt};
@@ -19,7 +19,7 @@ use super::print_lines;
 #[derive(Debug, clap::Args)]
 #[command(group = clap::ArgGroup::new("source").required(true).args(["reference", "buggy", "answers"]))]
 pub struct Args {
-    /// The benchmark: mbpp, humaneval_fix, quixbugs, micro, ...
+    /// The benchmark: mbpp, humaneval_fix, quixbugs, micro, swebench, ...; folder is your own code, from a list of problems
     #[arg(long, value_name = "NAME")]
     suite: String,
     /// Its file or folder; micro needs none
@@ -31,7 +31,7 @@ pub struct Args {
     /// Judges its bugs: none may pass
     #[arg(long)]
     buggy: bool,
-    /// Judges answers, JSONL: {"id", "answer"} a line
+    /// Judges answers, JSONL: {"id", "answer"} a line; for swebench a predictions file, too
     #[arg(long, value_name = "FILE")]
     answers: Option<PathBuf>,
     /// The first N problems only; micro makes 200 without it
@@ -49,6 +49,15 @@ pub struct Args {
     /// Runs programs with time and memory limits only
     #[arg(long)]
     no_sandbox: bool,
+    /// swebench: a folder with a clone of each project, named owner__name; left out, `repos` beside the file
+    #[arg(long, value_name = "DIR")]
+    repos: Option<PathBuf>,
+    /// swebench: what runs the tests in a checkout; {tests} is the tests' files, {labels} their dotted names
+    #[arg(long, value_name = "COMMAND")]
+    test_command: Option<String>,
+    /// swebench: a folder that this command may read, its bin on the PATH: a virtual environment, an interpreter
+    #[arg(long, value_name = "DIR")]
+    reads: Vec<PathBuf>,
 }
 
 /// Problems that `micro` makes where no limit is given.
@@ -57,8 +66,10 @@ const MICRO: usize = 200;
 /// A line of `--answers`. What else it carries is not looked at.
 #[derive(Deserialize)]
 struct Answer {
+    #[serde(alias = "instance_id")]
     id: String,
-    answer: String,
+    #[serde(alias = "model_patch")]
+    answer: Option<String>,
 }
 
 /// A line of the output.
@@ -74,7 +85,7 @@ impl Args {
     pub fn run(self) -> anyhow::Result<ExitCode> {
         let all = if self.suite == "micro" { MICRO } else { 0 };
         let limit = self.limit.map_or(all, NonZeroUsize::get);
-        let problems = problem::load(&self.suite, self.path.as_deref(), self.seed, limit)?;
+        let problems = self.load(limit)?;
         let answers = match &self.answers {
             Some(path) => read_answers(path, &problems, self.limit.is_some())?,
             None => Vec::new(),
@@ -98,6 +109,21 @@ impl Args {
         let passed = verdicts.iter().filter(|v| v.verdict == Outcome::Pass).count();
         let good = if self.buggy { passed == 0 } else { passed == verdicts.len() };
         Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+
+    fn load(&self, limit: usize) -> Result<Vec<Problem>> {
+        let own = self.repos.is_some() || self.test_command.is_some() || !self.reads.is_empty();
+        match (self.suite.as_str(), &self.path) {
+            ("swebench", Some(path)) if own => {
+                let repos = self.repos.clone().unwrap_or_else(|| path.with_file_name("repos"));
+                let (test_command, reads) = (self.test_command.clone(), self.reads.clone());
+                swebench::read(path, limit, &swebench::Settings { repos: Some(repos), test_command, reads, ..Default::default() })
+            }
+            (suite, _) if own && suite != "swebench" => {
+                Err(Error::input("check", format!("--repos, --test-command and --reads are for the suite swebench, not {suite}")))
+            }
+            (suite, path) => problem::load(suite, path.as_deref(), self.seed, limit),
+        }
     }
 
     /// The programs to run. A problem without a solution, or without a bug, has none.
@@ -164,7 +190,7 @@ fn read_answers<'a>(path: &Path, problems: &'a [Problem], cut: bool) -> Result<V
     let mut answers = Vec::new();
     for (index, answer) in record::read_jsonl::<Answer>(path)?.into_iter().enumerate() {
         match by_id.get(answer.id.as_str()) {
-            Some(problem) => answers.push((*problem, answer.answer)),
+            Some(problem) => answers.push((*problem, answer.answer.unwrap_or_default())),
             None if cut => {}
             None => {
                 let what = format!("record {}: the benchmark has no problem `{}`", index + 1, answer.id);

@@ -5,6 +5,7 @@
 //! which asks the answer's process call by call (`beside`). What an answer sends is data and is never run. A trusted Python
 //! process reads the tests once per problem and says which of the two it is; it never sees an answer.
 
+pub(in crate::problem) mod command;
 pub(in crate::problem) mod value;
 
 use std::collections::HashMap;
@@ -39,6 +40,7 @@ pub struct Checker {
     jobs: usize,
     stop: Option<Arc<AtomicBool>>,
     plans: Mutex<HashMap<Key, Arc<Plan>>>,
+    commands: command::Known,
 }
 
 /// What a plan depends on: prelude, setup, tests.
@@ -74,13 +76,20 @@ enum Op {
 }
 
 /// What a check came to, and why.
-type Judged = (Outcome, String);
+pub(in crate::problem) type Judged = (Outcome, String);
 
 impl Checker {
     /// A checker that runs at most `jobs` answers at once. An [`Error::Machine`] where the sandbox or `python3` lacks.
     pub fn new(mode: Mode, jobs: usize) -> Result<Checker> {
         let (sandbox, python) = (Sandbox::new(mode)?, Python::find()?);
-        Ok(Checker { sandbox, python, jobs: jobs.max(1), stop: None, plans: Mutex::default() })
+        Ok(Checker {
+            sandbox,
+            python,
+            jobs: jobs.max(1),
+            stop: None,
+            plans: Mutex::default(),
+            commands: command::Known::default(),
+        })
     }
 
     /// A flag that makes [`Checker::check_all`] end early with [`Error::Interrupted`].
@@ -230,6 +239,8 @@ impl Checker {
         let (verdict, reason) = match &problem.check.form {
             _ if answer.trim().is_empty() => (Outcome::Refused, "the answer holds no code".into()),
             Form::Statements => self.statements(problem, answer)?,
+            Form::Command(form) => self.command(problem, form, answer)?,
+            Form::Patch(form) => self.patch(problem, form, answer)?,
         };
         Ok(Verdict { verdict, reason: cut(&reason, 300), seconds: start.elapsed().as_secs_f64() })
     }
