@@ -230,7 +230,7 @@ impl Checker {
 
     fn spawn(&self, source: &str, pipes: &[&OwnedFd], limits: Limits) -> Result<Running> {
         let args = [sandbox::ISOLATED.as_slice(), &["-c", source]].concat();
-        let program = Program { executable: &self.python.executable, args: &args, reads: &self.python.reads, pipes, limits };
+        let program = Program { reads: &self.python.reads, pipes, ..Program::new(&self.python.executable, &args, limits) };
         self.sandbox.spawn(&program)
     }
 
