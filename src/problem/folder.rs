@@ -117,10 +117,7 @@ fn problem(at: &str, beside: &Path, item: Item) -> Result<Problem> {
     let path = file(&item.file, "file")?;
     let text = fs::read_to_string(&path).map_err(|e| Error::io(&path, e))?;
     if is_harness(&item.file) {
-        return Err(wrong(format!(
-            "`file`: `{}` steers the tests, or takes a standard module's place; an answer may not",
-            item.file
-        )));
+        return Err(wrong(format!("`file`: `{}` steers the tests; an answer may not", item.file)));
     }
     let tests = match item.tests {
         Some(tests) => tests,
@@ -227,16 +224,17 @@ fn defines(line: &str, name: &str, language: &str) -> bool {
             inner.strip_prefix("def ").or(inner.strip_prefix("class ")).and_then(|rest| rest.trim_start().strip_prefix(name));
         return rest.is_some_and(|rest| rest.trim_start().starts_with(['(', ':', '[']));
     }
-    let Some(at) = inner.find(name) else { return false };
-    let (before, after) = (&inner[..at], inner[at + name.len()..].trim_start());
     let word = |c: char| c.is_alphanumeric() || c == '_';
-    // A call is a statement: it ends with a semicolon, and has no type or keyword before it.
-    !before.ends_with(word)
-        && before.ends_with(' ')
-        && after.starts_with(['(', '<', '{'])
-        && !inner.ends_with(';')
-        && !["return ", "if ", "while ", "else ", "//", "*"].iter().any(|start| inner.starts_with(start))
-        && !before.contains(['=', '('])
+    // A call is a statement, or stands in one: it ends with a semicolon, or has no type or keyword right before it.
+    let starts = ["return ", "if ", "while ", "else ", "//", "*"];
+    inner.match_indices(name).any(|(at, _)| {
+        let (before, after) = (&inner[..at], &inner[at + name.len()..]);
+        before.ends_with(' ')
+            && !after.starts_with(word)
+            && after.trim_start().starts_with(['(', '<', '{'])
+            && !before.contains(['=', '('])
+    }) && !inner.ends_with(';')
+        && !starts.iter().any(|start| inner.starts_with(start))
 }
 
 fn end(lines: &[&str], at: usize, language: &str) -> Option<usize> {

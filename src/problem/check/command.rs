@@ -27,7 +27,7 @@ use crate::record::{self, Outcome, Problem, Runner};
 use crate::sandbox::{Ended, Folder, Limits, Memory, Output, Processes, Program};
 
 pub(in crate::problem) use tally::{Tally, named, runner, tally};
-pub(in crate::problem) use tree::{Scratch, inside, is_harness, is_test, tests_below};
+pub(in crate::problem) use tree::{Scratch, inside, is_harness, is_test, shadows, tests_below};
 
 const TWINS: &str = concat!(include_str!("codec.py"), include_str!("command/twins.py"));
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::problem::check::command::{inside, is_harness, is_test};
+use crate::problem::check::command::{inside, is_harness, is_test, shadows};
 
 /// What a model's text asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -190,7 +190,7 @@ pub fn allowed(diff: &str, tests: &[String]) -> Result<Allowed, String> {
 
 /// Whether a file is one that an answer may not bring.
 pub(super) fn barred(path: &str, tests: &[String]) -> bool {
-    is_test(path) || is_harness(path) || tests.iter().any(|test| test == path)
+    is_test(path) || is_harness(path) || shadows(path) || tests.iter().any(|test| test == path)
 }
 
 /// A diff whose hunks' headers count their lines right: models count badly, and both git and patch stop at it.

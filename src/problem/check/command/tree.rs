@@ -123,15 +123,20 @@ pub(in crate::problem) fn inside(path: &str) -> bool {
     !path.is_empty() && !path.contains('\0') && parts().all(plain)
 }
 
-/// Whether a file steers a test run, or takes a standard module's place, rather than being a program's own code.
+/// Whether a file steers a test run, rather than being a program's own code.
 pub(in crate::problem) fn is_harness(path: &str) -> bool {
     let path = path.to_ascii_lowercase();
     let name = path.rsplit('/').next().unwrap_or_default();
+    HARNESS.contains(&name) || name.ends_with(".pth") || name.ends_with(".pyc")
+}
+
+/// Whether a file would be imported in a standard module's place.
+pub(in crate::problem) fn shadows(path: &str) -> bool {
+    let path = path.to_ascii_lowercase();
     // A `src` folder is put on the path as often as the top is; a module deeper down belongs to a package.
     let top = path.strip_prefix("src/").or(path.strip_prefix("lib/")).unwrap_or(&path);
     let module = top.strip_suffix("/__init__.py").or(top.strip_suffix(".py")).or(top.strip_suffix(".so"));
-    let shadows = module.is_some_and(|module| !module.contains('/') && STANDARD.contains(&format!(" {module} ")));
-    HARNESS.contains(&name) || name.ends_with(".pth") || name.ends_with(".pyc") || shadows
+    module.is_some_and(|module| !module.contains('/') && STANDARD.contains(&format!(" {module} ")))
 }
 
 /// Whether a path is a test's, by the habits of the languages.
@@ -139,7 +144,14 @@ pub(in crate::problem) fn is_test(path: &str) -> bool {
     let parts: Vec<&str> = path.split('/').collect();
     let Some((name, folders)) = parts.split_last() else { return false };
     let stem = name.split('.').next().unwrap_or_default();
-    folders.iter().any(|folder| ["tests", "test", "testing", "__tests__", "spec"].contains(folder))
+    // Python's libraries for testing (`django/test`, `numpy/testing`) are code like any other.
+    let python = name.ends_with(".py");
+    let habit = |(depth, folder): (usize, &&str)| match *folder {
+        "tests" | "__tests__" => true,
+        "test" | "testing" | "spec" => !python || depth == 0,
+        _ => false,
+    };
+    folders.iter().enumerate().any(habit)
         || stem == "test"
         || stem == "tests"
         || stem.starts_with("test_")
@@ -182,13 +194,14 @@ mod tests {
 
     #[test]
     fn what_steers_a_run_and_what_tests_are_told_from_code() {
-        for path in
-            ["conftest.py", "a/b/conftest.py", "setup.cfg", "random.py", "src/json/__init__.py", "x.pth", "a/sitecustomize.py"]
-        {
+        for path in ["conftest.py", "a/b/conftest.py", "setup.cfg", "x.pth", "a/sitecustomize.py"] {
             assert!(is_harness(path), "{path}");
         }
-        for path in ["random_walk.py", "package/random.py", "setup.py", "a/b.py"] {
-            assert!(!is_harness(path) && !is_test(path), "{path}");
+        for path in ["random.py", "src/json/__init__.py"] {
+            assert!(shadows(path) && !is_harness(path), "{path}");
+        }
+        for path in ["random_walk.py", "package/random.py", "setup.py", "a/b.py", "django/test/utils.py", "a/testing/x.py"] {
+            assert!(!is_harness(path) && !is_test(path) && !shadows(path), "{path}");
         }
         for path in ["tests/a.py", "test_a.py", "a/b_test.go", "a/x.test.js", "src/test/java/A.java", "ATest.java", "a/tests.py"]
         {
