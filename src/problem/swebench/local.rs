@@ -138,7 +138,8 @@ impl Checker {
         if let Some(judged) = stopped(&output, timeout) {
             return Ok(judged);
         }
-        let text = text_of(&output);
+        // Names of tests may hold the checkout's path, which is this one in the published rows.
+        let text = text_of(&output).replace(&tree.display().to_string(), "/testbed");
         let results = named(form.runner, &text);
         if results.is_empty() || form.runner.or_else(|| runner(&text)).is_none() {
             let said: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();

@@ -122,6 +122,25 @@ fn cut(path: &str, content: &str, wanted: &BTreeSet<usize>, left: usize, count: 
     if spans.is_empty() {
         spans.push([1, (2 * AROUND).min(lines.len())]);
     }
+    // The lines around a definition come along where all fits.
+    let wide =
+        spans.iter().map(|[first, last]| [first.saturating_sub(AROUND).max(1), (last + AROUND).min(lines.len())]).collect();
+    let pieces = |spans| joined(spans).into_iter().map(|[first, last]| piece(first, last)).collect::<Vec<_>>();
+    let whole = pieces(wide).concat();
+    if count(&whole) <= left / 2 {
+        return whole;
+    }
+    let mut text = String::new();
+    for more in pieces(spans) {
+        if count(&text) + count(&more) <= left {
+            text += &more;
+        }
+    }
+    text
+}
+
+/// Spans in their order, those that touch or nearly do made one.
+fn joined(mut spans: Vec<[usize; 2]>) -> Vec<[usize; 2]> {
     spans.sort_unstable();
     let mut joined: Vec<[usize; 2]> = Vec::new();
     for span in spans {
@@ -130,14 +149,7 @@ fn cut(path: &str, content: &str, wanted: &BTreeSet<usize>, left: usize, count: 
             _ => joined.push(span),
         }
     }
-    let mut text = String::new();
-    for [first, last] in joined {
-        let more = piece(first, last);
-        if count(&text) + count(&more) <= left {
-            text += &more;
-        }
-    }
-    text
+    joined
 }
 
 fn is_code(path: &str) -> bool {
