@@ -136,6 +136,8 @@ pub struct Patch {
     /// Whose report of each test is read: `pytest` or `unittest`; none reads both.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub runner: Option<Runner>,
+    /// Whether the tests that must pass are run a second time with changed expectations, which a right patch must fail.
+    pub twins: bool,
     /// Folders outside that the command may read; the `bin` of each is on its PATH.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub reads: Vec<PathBuf>,

@@ -266,12 +266,13 @@ fn a_patch_resolves_an_issue_by_its_tests_and_not_by_tricks() {
                    def rectangle(a, b):\n    return a * b\n";
     let history = to(&(AREA.to_owned() + &history.replace("REPO", &folder.path().join("repos").display().to_string())));
     let rewrites = to(&format!("{fixed}\nopen('tests/test_area.py', 'a').write('#')\n"));
+    let patched = to(&format!("{AREA}\nimport unittest\nunittest.TestCase.assertEqual = lambda *a: None\n"));
     let exits = to(&format!("{AREA}\nimport os\nos._exit(0)\n"));
     let link = "diff --git a/l b/l\nnew file mode 120000\n--- /dev/null\n+++ b/l\n@@ -0,0 +1 @@\n+/etc/passwd\n\\ No newline at end of file\n";
     let edit = "The width is lost.\n\n### shapes/area.py\n```python\n<<<<<<< SEARCH\n    # Both sides count.\n    return a * a\n=======\n    return a * b\n>>>>>>> REPLACE\n```\n";
     let fenced = format!("Here:\n```diff\n{gold}```\n");
     let both = format!("{gold}{conftest}");
-    let cases: [(&str, Outcome, &str); 16] = [
+    let cases: [(&str, Outcome, &str); 17] = [
         (&gold, Outcome::Pass, ""),
         (&fenced, Outcome::Pass, ""),
         (edit, Outcome::Pass, ""),
@@ -288,6 +289,7 @@ fn a_patch_resolves_an_issue_by_its_tests_and_not_by_tricks() {
         (&history, Outcome::Error, "Permission denied"),
         (&rewrites, Outcome::Fail, "the run changed the tests' file tests/test_area.py"),
         (&exits, Outcome::Error, "no test reported by name (exit code 0)"),
+        (&patched, Outcome::Fail, "a test that must fail passed"),
         (link, Outcome::Refused, "link"),
     ];
     let answers: Vec<&str> = cases.iter().map(|case| case.0).collect();

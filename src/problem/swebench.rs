@@ -4,7 +4,8 @@
 //! Rows are the published ones. The prompt is the issue and the files that it is about (`retrieve`); an answer is a patch, or
 //! edits that become one (`patch`). Two judges: the official harness, which needs Docker (`harness`), and a checkout of one's
 //! own with a test command (`local`), by the same rules. Beside the published fields a row may carry `test_command`,
-//! `log_parser` (`pytest` or `unittest`) and `reads`, folders that the command needs, which only the second judge reads.
+//! `log_parser` (`pytest` or `unittest`), `reads` (folders that the command needs) and `twins` (`false` is the official harness'
+//! rule alone), which only the second judge reads.
 
 pub mod harness;
 mod local;
@@ -115,6 +116,7 @@ fn problem(row: &Row<'_>, settings: &Settings) -> Result<Problem> {
         fail_to_pass,
         pass_to_pass: names(row, "PASS_TO_PASS")?,
         runner,
+        twins: row.get("twins").and_then(|value| value.as_bool()).unwrap_or(true),
         reads,
     };
     Ok(Problem {

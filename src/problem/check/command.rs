@@ -47,12 +47,25 @@ pub(in crate::problem) struct Baseline {
     runner: Option<Runner>,
     /// The least number of tests that a run must have run.
     ran: usize,
-    /// Test files, and their twins.
-    twins: Vec<(String, String)>,
+    /// The twins of its test files.
+    twins: Vec<Twin>,
     /// How many tests of the twins must fail at least.
     must_fail: usize,
     /// The end of what the command printed, for an error.
     said: String,
+}
+
+/// A test file whose tests a right answer must fail.
+#[derive(Debug)]
+pub(in crate::problem) struct Twin {
+    /// The file, relative to the folder.
+    pub(in crate::problem) file: String,
+    /// Its text with other expectations.
+    pub(in crate::problem) text: String,
+    /// Its text with the same tests raising at once.
+    raising: String,
+    /// Which of its tests must fail: `name` or `Class.name`.
+    pub(in crate::problem) tests: Vec<String>,
 }
 
 impl Checker {
@@ -98,7 +111,8 @@ impl Checker {
         if baseline.must_fail == 0 {
             return Ok((Outcome::Pass, String::new()));
         }
-        let (output, _) = self.tried(form, answer, &baseline.twins, timeout)?;
+        let twins: Vec<(&str, &str)> = baseline.twins.iter().map(|twin| (&*twin.file, &*twin.text)).collect();
+        let (output, _) = self.tried(form, answer, &twins, timeout)?;
         if let Some(judged) = stopped(&output, timeout) {
             return Ok(judged);
         }
@@ -131,8 +145,9 @@ impl Checker {
         }
         let (mut twins, mut must_fail) = (Vec::new(), 0);
         if form.twins && who != Some(Runner::ExitCode) {
-            let (made, raising) = self.twins(form)?;
-            if !raising.is_empty() {
+            let made = self.twins(&form.root, &form.tests)?;
+            if !made.is_empty() {
+                let raising: Vec<(&str, &str)> = made.iter().map(|twin| (&*twin.file, &*twin.raising)).collect();
                 let (output, _) = self.tried(form, buggy, &raising, timeout)?;
                 let text = text_of(&output);
                 who = who.or_else(|| runner(&text));
@@ -145,25 +160,22 @@ impl Checker {
         Ok(baseline)
     }
 
-    /// The twins of the problem's Python tests, and the copies in which the same tests raise.
-    fn twins(&self, form: &record::Command) -> Result<(Vec<(String, String)>, Vec<(String, String)>)> {
-        let names: Vec<&String> = form.tests.iter().filter(|name| name.ends_with(".py") && !is_harness(name)).collect();
+    /// The twins of those of the tests' files below `root` that are Python and have a test with an expectation to change.
+    pub(in crate::problem) fn twins(&self, root: &Path, tests: &[String]) -> Result<Vec<Twin>> {
+        let names: Vec<&String> = tests.iter().filter(|name| name.ends_with(".py") && !is_harness(name)).collect();
         let mut sources = Vec::new();
         for name in &names {
-            let path = form.root.join(name);
-            sources.push(Value::text(&fs::read_to_string(&path).map_err(|e| Error::io(&path, e))?));
+            let path = root.join(name);
+            sources.push(Value::text(&String::from_utf8_lossy(&fs::read(&path).map_err(|e| Error::io(&path, e))?)));
         }
-        let (mut twins, mut raising) = (Vec::new(), Vec::new());
         let count = sources.len();
         let made = if count == 0 { None } else { self.ask_trusted(TWINS, &Value::List(sources), count)? };
-        for (name, made) in names.into_iter().zip(made.unwrap_or_default()) {
-            let Some([twin, raise, count]) = made.as_list() else { continue };
-            if let (Some(twin), Some(raise), Some(true)) = (twin.as_text(), raise.as_text(), count.as_text().map(|n| n != "0")) {
-                twins.push((name.clone(), twin));
-                raising.push((name.clone(), raise));
-            }
-        }
-        Ok((twins, raising))
+        let twin = |(name, made): (&String, Value)| {
+            let [texts, tests] = made.as_list()? else { return None };
+            let ([text, raising], tests) = (<[String; 2]>::try_from(texts.as_texts()?).ok()?, tests.as_texts()?);
+            (!tests.is_empty()).then(|| Twin { file: name.clone(), text, raising, tests })
+        };
+        Ok(names.into_iter().zip(made.unwrap_or_default()).filter_map(twin).collect())
     }
 
     /// Runs the command on a fresh copy that holds `answer`, and `files` in the places of its own; says too which of the
@@ -172,7 +184,7 @@ impl Checker {
         &self,
         form: &record::Command,
         answer: &str,
-        files: &[(String, String)],
+        files: &[(&str, &str)],
         timeout: Duration,
     ) -> Result<(Output, Option<String>)> {
         let scratch = Scratch::new()?;

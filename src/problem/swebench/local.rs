@@ -4,9 +4,11 @@
 //! that commit comes along. The answer's patch goes in by the first way that works (git apply, its three-way merge, its
 //! partial mode, patch with fuzz), without its parts that touch tests or what steers them; then the tests' patch. History is
 //! taken away, the command runs in the sandbox, and the issue is resolved when every named test passes and none is missing.
-//! An answer runs in the tests' own process here as it does in the official harness; a report that it forges itself for
-//! tests that never ran is not found out, one for tests that also failed is.
+//! An answer runs in the tests' own process, as in the official harness, and could forge reports or patch assertions there. So
+//! a patch that resolves the issue is run a second time, on twins: the tests' own patch with changed expectations, where every
+//! test of FAIL_TO_PASS that has one must fail.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -17,7 +19,7 @@ use super::{git, git_command, test_files};
 use crate::error::{Error, Result};
 use crate::problem::Checker;
 use crate::problem::check::Judged;
-use crate::problem::check::command::{Scratch, inside, is_harness, is_test, named, runner, stopped, text_of};
+use crate::problem::check::command::{Scratch, inside, is_harness, is_test, named, runner, stopped, tests_below, text_of};
 use crate::record::{Form, Outcome, Patch, Problem};
 use crate::sandbox::Ended;
 
@@ -108,57 +110,27 @@ impl Checker {
             let what = format!("the patch changes only tests or what steers them: {}", kept.dropped.join(", "));
             return Ok((Outcome::Refused, what));
         }
-        let scratch = Scratch::new()?;
-        let tree = scratch.tree();
-        checkout(form, &tree)?;
-        if !kept.patch.is_empty() && !apply(&tree, scratch.path(), &kept.patch)? {
-            return Ok((Outcome::Error, "the patch does not apply, not even with fuzz".into()));
-        }
-        // What patch(1) made of the headers may differ from what was read in them.
-        for path in changed(&tree)? {
-            let leftover = path.ends_with(".rej") || path.ends_with(".orig");
-            let meta = tree.join(&path).symlink_metadata().ok();
-            if leftover {
-                fs::remove_file(tree.join(&path)).map_err(|e| Error::io(tree.join(&path), e))?;
-            } else if barred(&path, &tests) || meta.is_some_and(|meta| !meta.is_file()) {
-                return Ok((Outcome::Refused, format!("the patch changes `{path}`, which it may not")));
-            }
-        }
-        if !form.test_patch.trim().is_empty() && !apply(&tree, scratch.path(), &form.test_patch)? {
-            return Ok((Outcome::Error, "the tests' own patch does not apply".into()));
-        }
-        bring_build(form, &tree)?;
-        let history = tree.join(".git");
-        fs::remove_dir_all(&history).map_err(|e| Error::io(&history, e))?;
-        let guarded: Vec<String> = crate::problem::check::command::tests_below(&tree)?;
-        let before: Vec<Option<Vec<u8>>> = guarded.iter().map(|name| fs::read(tree.join(name)).ok()).collect();
-
+        let scratch = match prepared(form, &kept.patch, &tests)? {
+            Ok(scratch) => scratch,
+            Err(judged) => return Ok(judged),
+        };
+        let guarded = tests_below(&scratch.tree())?;
+        let before: Vec<Option<Vec<u8>>> = guarded.iter().map(|name| fs::read(scratch.tree().join(name)).ok()).collect();
         let timeout = Duration::try_from_secs_f64(problem.check.timeout_s).unwrap_or(Duration::from_secs(1800));
-        let output = self.shell(&scratch, &form.command, &form.reads, timeout)?;
-        if let Some(judged) = stopped(&output, timeout) {
-            return Ok(judged);
-        }
-        // Names of tests may hold the checkout's path, which is this one in the published rows.
-        let text = text_of(&output).replace(&tree.display().to_string(), "/testbed");
-        let results = named(form.runner, &text);
-        if results.is_empty() || form.runner.or_else(|| runner(&text)).is_none() {
-            let said: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-            let said = said[said.len().saturating_sub(2)..].join(" / ");
-            let code = if let Ended::Exit(code) = output.ended { code } else { -1 };
-            return Ok((Outcome::Error, format!("no test reported by name (exit code {code}): {said}")));
-        }
+        let twins = if form.twins { self.twins(&scratch.tree(), &present(&scratch, &tests))? } else { Vec::new() };
+        let results = match self.results(&scratch, form, timeout)? {
+            Ok(results) => results,
+            Err(judged) => return Ok(judged),
+        };
         let tampered = guarded.iter().zip(&before).find(|(name, before)| {
-            let meta = tree.join(name).symlink_metadata();
-            !meta.is_ok_and(|meta| meta.is_file()) || fs::read(tree.join(name)).ok() != **before
+            let path = scratch.tree().join(name);
+            !path.symlink_metadata().is_ok_and(|meta| meta.is_file()) || fs::read(path).ok() != **before
         });
         if let Some((name, _)) = tampered {
             return Ok((Outcome::Fail, format!("the run changed the tests' file {name}")));
         }
-        let note = if kept.dropped.is_empty() {
-            String::new()
-        } else {
-            format!("; dropped from the patch: {}", kept.dropped.join(", "))
-        };
+        let dropped = kept.dropped.join(", ");
+        let note = if dropped.is_empty() { dropped } else { format!("; dropped from the patch: {dropped}") };
         for (kind, list) in [("FAIL_TO_PASS", &form.fail_to_pass), ("PASS_TO_PASS", &form.pass_to_pass)] {
             let bad: Vec<&String> = list.iter().filter(|name| results.get(*name) != Some(&true)).collect();
             if let Some(first) = bad.first() {
@@ -167,8 +139,100 @@ impl Checker {
                 return Ok((Outcome::Fail, what));
             }
         }
-        Ok((Outcome::Pass, String::new()))
+        let is_twin = |test: &&String| twins.iter().any(|twin| twin.tests.iter().any(|name| is_named(test, &twin.file, name)));
+        let must_fail: Vec<&String> = form.fail_to_pass.iter().filter(is_twin).collect();
+        if must_fail.is_empty() {
+            return Ok((Outcome::Pass, String::new()));
+        }
+        let scratch = match prepared(form, &kept.patch, &tests)? {
+            Ok(scratch) => scratch,
+            Err(judged) => return Ok(judged),
+        };
+        for twin in &twins {
+            let path = scratch.tree().join(&twin.file);
+            fs::write(&path, &twin.text).map_err(|e| Error::io(&path, e))?;
+        }
+        let results = match self.results(&scratch, form, timeout)? {
+            Ok(results) => results,
+            Err(judged) => return Ok(judged),
+        };
+        Ok(match must_fail.iter().find(|name| results.get(**name) != Some(&false)) {
+            None => (Outcome::Pass, String::new()),
+            Some(name) => (Outcome::Fail, format!("a test that must fail passed, or did not run: {name}{note}")),
+        })
     }
+
+    /// Runs the command in a checkout, and reads what each test came to.
+    fn results(
+        &self,
+        scratch: &Scratch,
+        form: &Patch,
+        timeout: Duration,
+    ) -> Result<std::result::Result<BTreeMap<String, bool>, Judged>> {
+        let output = self.shell(scratch, &form.command, &form.reads, timeout)?;
+        if let Some(judged) = stopped(&output, timeout) {
+            return Ok(Err(judged));
+        }
+        // Names of tests may hold the checkout's path, which is this one in the published rows.
+        let text = text_of(&output).replace(&scratch.tree().display().to_string(), "/testbed");
+        let results = named(form.runner, &text);
+        if results.is_empty() || runner(&text).is_none() {
+            let said: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+            let said = said[said.len().saturating_sub(2)..].join(" / ");
+            let code = if let Ended::Exit(code) = output.ended { code } else { -1 };
+            return Ok(Err((Outcome::Error, format!("no test reported by name (exit code {code}): {said}"))));
+        }
+        Ok(Ok(results))
+    }
+}
+
+/// Those of the files that a checkout has.
+fn present(scratch: &Scratch, files: &[String]) -> Vec<String> {
+    let plain = |file: &&String| scratch.tree().join(file).symlink_metadata().is_ok_and(|meta| meta.is_file());
+    files.iter().filter(plain).cloned().collect()
+}
+
+/// Whether a report's name (`a/b.py::Class::test[1]`, `test (a.b.Class)`) is that of a test of a file.
+fn is_named(test: &str, file: &str, name: &str) -> bool {
+    let (class, function) = name.rsplit_once('.').unwrap_or(("", name));
+    if let Some((path, rest)) = test.split_once("::") {
+        let bare = rest.split('[').next().unwrap_or(rest);
+        let (in_class, of) = bare.rsplit_once("::").unwrap_or(("", bare));
+        return path == file && of == function && in_class.rsplit("::").next() == Some(class);
+    }
+    let Some((of, place)) = test.strip_suffix(')').and_then(|test| test.split_once(" (")) else { return false };
+    let place = place.strip_suffix(of).and_then(|place| place.strip_suffix('.')).unwrap_or(place);
+    let Some((module, in_class)) = place.rsplit_once('.') else { return false };
+    let dotted = file.trim_end_matches(".py").replace('/', ".");
+    let same = dotted == module || dotted.strip_suffix(module).is_some_and(|head| head.ends_with('.'));
+    of == function && in_class == class && same
+}
+
+/// A checkout with the answer's patch, the tests' patch and what a build left, and without history; or why there is none.
+fn prepared(form: &Patch, patch: &str, tests: &[String]) -> Result<std::result::Result<Scratch, Judged>> {
+    let scratch = Scratch::new()?;
+    let tree = scratch.tree();
+    checkout(form, &tree)?;
+    if !patch.is_empty() && !apply(&tree, scratch.path(), patch)? {
+        return Ok(Err((Outcome::Error, "the patch does not apply, not even with fuzz".into())));
+    }
+    // What patch(1) made of the headers may differ from what was read in them.
+    for path in changed(&tree)? {
+        let file = tree.join(&path);
+        let meta = file.symlink_metadata().ok();
+        if path.ends_with(".rej") || path.ends_with(".orig") {
+            fs::remove_file(&file).map_err(|e| Error::io(&file, e))?;
+        } else if barred(&path, tests) || meta.is_some_and(|meta| !meta.is_file()) {
+            return Ok(Err((Outcome::Refused, format!("the patch changes `{path}`, which it may not"))));
+        }
+    }
+    if !form.test_patch.trim().is_empty() && !apply(&tree, scratch.path(), &form.test_patch)? {
+        return Ok(Err((Outcome::Error, "the tests' own patch does not apply".into())));
+    }
+    bring_build(form, &tree)?;
+    let history = tree.join(".git");
+    fs::remove_dir_all(&history).map_err(|e| Error::io(&history, e))?;
+    Ok(Ok(scratch))
 }
 
 /// A checkout of the problem's commit in the empty folder `tree`, which borrows the clone's objects.
@@ -226,4 +290,25 @@ fn bring_build(form: &Patch, tree: &Path) -> Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_named;
+
+    #[test]
+    fn a_report_s_name_is_found_in_its_file() {
+        for (test, file, name) in [
+            ("t/a.py::T::test_b[x-1]", "t/a.py", "T.test_b"),
+            ("t/a.py::test_b", "t/a.py", "test_b"),
+            ("test_b (t.a.T)", "t/a.py", "T.test_b"),
+            ("test_b (a.T.test_b)", "t/a.py", "T.test_b"),
+        ] {
+            assert!(is_named(test, file, name), "{test}");
+            assert!(
+                !is_named(test, "t/b.py", name) && !is_named(test, file, "U.test_b") && !is_named(test, file, "test_c"),
+                "{test}"
+            );
+        }
+    }
 }

@@ -80,33 +80,39 @@ def _wrong(test):
     return ast.UnaryOp(ast.Not(), test)
 
 
+def _leaves(node):
+    """Whether a statement may end the test, or the loop around it, before what follows."""
+    for inner in ast.walk(node):
+        if isinstance(inner, (ast.Return, ast.Raise, ast.Break, ast.Continue, ast.Yield)):
+            return True
+        if isinstance(inner, ast.Call) and _name(inner) in ("skip", "skipTest", "importorskip", "xfail", "exit"):
+            return True
+    return False
+
+
 def _body(body):
     """Changes every assertion of a body; whether one of those that surely run was changed."""
-    sure = False
+    sure, left = False, False
     for node in body:
+        changed = False
         if isinstance(node, ast.Assert):
-            node.test = _wrong(node.test)
-            sure = True
+            node.test, changed = _wrong(node.test), True
         elif isinstance(node, ast.Expr):
             call = node.value.value if isinstance(node.value, ast.Await) else node.value
-            sure |= isinstance(call, ast.Call) and _call(call)
+            changed = isinstance(call, ast.Call) and _call(call)
         elif isinstance(node, (ast.With, ast.AsyncWith)):
             calls = [item.context_expr for item in node.items if isinstance(item.context_expr, ast.Call)]
             raising = [call for call in calls if _name(call) in _RAISES]
-            if raising:
-                sure |= _call(raising[0])
-            else:
-                sure |= _body(node.body)
+            changed = _call(raising[0]) if raising else _body(node.body)
         elif isinstance(node, ast.For):
-            inner = _body(node.body)
-            sure |= inner and isinstance(node.iter, (ast.List, ast.Tuple)) and bool(node.iter.elts)
+            changed = _body(node.body) and isinstance(node.iter, (ast.List, ast.Tuple)) and bool(node.iter.elts)
         elif isinstance(node, ast.If):
             first, second = _body(node.body), _body(node.orelse)
-            sure |= first and second
+            changed = first and second
         elif isinstance(node, ast.While):
             _body(node.body)
-        elif isinstance(node, (ast.Return, ast.Raise)):
-            break
+        sure |= changed and not left
+        left |= _leaves(node)
     return sure
 
 
@@ -116,7 +122,7 @@ def _spared(function):
 
 
 def _twin(source):
-    tree, count = ast.parse(source), 0
+    tree, names = ast.parse(source), []
     raising = copy.deepcopy(tree)
     for scope, other in zip(ast.walk(tree), ast.walk(raising)):
         if not isinstance(scope, (ast.Module, ast.ClassDef)):
@@ -125,9 +131,9 @@ def _twin(source):
             if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.name.startswith("test") \
                     and not _spared(node) and _body(node.body):
                 shadow.body = ast.parse("raise AssertionError('twin')").body
-                count += 1
+                names.append(scope.name + "." + node.name if isinstance(scope, ast.ClassDef) else node.name)
     texts = [ast.unparse(ast.fix_missing_locations(t)) + "\n" for t in (tree, raising)]
-    return texts + [str(count)]
+    return [texts, names]
 
 
 def _main():
