@@ -278,7 +278,7 @@ impl Tools {
             let real = if real.ends_with("rustup") { sysroot(&tool).unwrap_or(real) } else { real };
             let Some(bin) = real.parent().filter(|bin| !bin.starts_with("/usr") && !bin.starts_with("/bin")) else { continue };
             match bin.parent().filter(|prefix| bin.ends_with("bin") && prefix.components().count() > 2) {
-                Some(prefix) => self.add(&prefix.to_owned()),
+                Some(prefix) => self.add(prefix),
                 None => {
                     self.bins.push(bin.to_owned());
                     self.reads.push(bin.to_owned());
