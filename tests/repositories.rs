@@ -7,7 +7,7 @@ use std::process::{Command, Output};
 
 use repairity::problem::swebench::harness::{Evaluation, Prediction, read};
 use repairity::problem::swebench::{self, Settings, patch_of};
-use repairity::problem::{self, Checker};
+use repairity::problem::{self, Checker, Options};
 use repairity::record::{Outcome, Problem, Verdict, read_jsonl};
 use repairity::sandbox::Mode;
 use serde_json::{Value, json};
@@ -17,6 +17,10 @@ fn write(folder: &Path, name: &str, text: &str) -> PathBuf {
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     fs::write(&path, text).unwrap();
     path
+}
+
+fn load(suite: &str, path: Option<&Path>) -> repairity::error::Result<Vec<Problem>> {
+    problem::load(suite, path, 0, 0, &Options::default())
 }
 
 fn checker() -> Checker {
@@ -62,7 +66,7 @@ fn project(folder: &Path) -> PathBuf {
 #[test]
 fn an_answer_in_a_folder_passes_by_its_tests_and_not_by_tricks() {
     let folder = tempfile::tempdir().unwrap();
-    let problems = problem::load("folder", Some(&project(folder.path())), 0, 0).unwrap();
+    let problems = load("folder", Some(&project(folder.path()))).unwrap();
     let [calc, add] = &problems[..] else { panic!("{problems:?}") };
     assert_eq!((calc.buggy.as_deref(), calc.prompt.as_str(), calc.language.as_str()), (Some(BUGGY), "Arithmetic.", "python"));
     let right = BUGGY.replace("a - b", "a + b");
@@ -110,7 +114,7 @@ fn time_is_bounded_and_an_unknown_report_is_trusted_only_when_told_to() {
     let list = |more: &str| {
         let row =
             format!("[[problem]]\nid = \"a\"\nfile = \"a.py\"\ncommand = \"sh check.sh && python3 a.py\"\ntimeout_s = 2\n{more}");
-        problem::load("folder", Some(&write(folder.path(), "list.toml", &row)), 0, 0).unwrap().remove(0)
+        load("folder", Some(&write(folder.path(), "list.toml", &row))).unwrap().remove(0)
     };
     let got = &verdicts(&list(""), &["x = 2"])[0];
     assert!(got.verdict == Outcome::Error && got.reason.contains("runner = \"exit_code\""), "{got:?}");
@@ -147,7 +151,7 @@ fn other_languages_run_by_their_own_tools() {
     if list.is_empty() {
         return;
     }
-    let problems = problem::load("folder", Some(&write(folder.path(), "list.toml", &list)), 0, 0).unwrap();
+    let problems = load("folder", Some(&write(folder.path(), "list.toml", &list))).unwrap();
     for problem in &problems {
         let buggy = problem.buggy.clone().unwrap();
         let (right, broken) = (buggy.replace("x * 2", "x / 2"), buggy.replace("x * 2", "x *"));
@@ -177,7 +181,7 @@ fn a_list_that_is_wrong_says_where() {
     ];
     for (lines, want) in cases {
         let path = write(folder.path(), "list.toml", &format!("[[problem]]\nid = \"a\"\n{lines}\n"));
-        let error = problem::load("folder", Some(&path), 0, 0).unwrap_err();
+        let error = load("folder", Some(&path)).unwrap_err();
         assert_eq!(error.exit_code(), 2, "{error}");
         assert!(error.to_string().contains(want), "{error}");
     }
@@ -238,7 +242,7 @@ fn patch_to(path: &str, old: &str, new: &str) -> String {
 #[test]
 fn a_patch_resolves_an_issue_by_its_tests_and_not_by_tricks() {
     let folder = tempfile::tempdir().unwrap();
-    let problem = problem::load("swebench", Some(&dataset(folder.path())), 0, 0).unwrap().remove(0);
+    let problem = load("swebench", Some(&dataset(folder.path()))).unwrap().remove(0);
     assert_eq!(
         (problem.id.as_str(), problem.kind.as_str(), problem.difficulty.as_str()),
         ("acme__shapes-1", "acme/shapes", "<15 min fix")

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use repairity::error::{Error, Result};
-use repairity::problem::{self, Checker, swebench};
+use repairity::problem::{self, Checker, Options};
 use repairity::record::{self, Outcome, Problem, Verdict};
 use repairity::sandbox::Mode;
 use repairity::telemetry::{self, Progress, interrupt};
@@ -19,12 +19,28 @@ use super::print_lines;
 #[derive(Debug, clap::Args)]
 #[command(group = clap::ArgGroup::new("source").required(true).args(["reference", "buggy", "answers"]))]
 pub struct Args {
-    /// The benchmark: mbpp, humaneval_fix, quixbugs, micro, swebench, ...; folder is your own code, from a list of problems
+    /// The benchmark: mbpp, mbpp_plus, humaneval_fix, humaneval_plus, quixbugs, bigcodebench, swebench, micro, or
+    /// folder: your own code, from a list of problems
     #[arg(long, value_name = "NAME")]
     suite: String,
     /// Its file or folder; micro needs none
     #[arg(long, value_name = "PATH")]
     path: Option<PathBuf>,
+    /// bigcodebench: the prompt, complete or instruct
+    #[arg(long, value_name = "NAME")]
+    variant: Option<String>,
+    /// bigcodebench: full or hard
+    #[arg(long, value_name = "NAME")]
+    subset: Option<String>,
+    /// bigcodebench: the version whose corrections the rows get
+    #[arg(long = "data-version", value_name = "VERSION")]
+    version: Option<String>,
+    /// bigcodebench: the tasks taken, a file with an id a line
+    #[arg(long, value_name = "FILE")]
+    ids: Option<PathBuf>,
+    /// mbpp, humaneval_fix: EvalPlus' file; its inputs are tests too
+    #[arg(long, value_name = "FILE")]
+    extra_inputs: Option<PathBuf>,
     /// Judges its own solutions: each has to pass
     #[arg(long)]
     reference: bool,
@@ -85,7 +101,17 @@ impl Args {
     pub fn run(self) -> anyhow::Result<ExitCode> {
         let all = if self.suite == "micro" { MICRO } else { 0 };
         let limit = self.limit.map_or(all, NonZeroUsize::get);
-        let problems = self.load(limit)?;
+        let options = Options {
+            variant: self.variant.clone(),
+            subset: self.subset.clone(),
+            version: self.version.clone(),
+            ids: self.ids.clone(),
+            extra_inputs: self.extra_inputs.clone(),
+            repos: self.repos.clone(),
+            test_command: self.test_command.clone(),
+            reads: self.reads.clone(),
+        };
+        let problems = problem::load(&self.suite, self.path.as_deref(), self.seed, limit, &options)?;
         let answers = match &self.answers {
             Some(path) => read_answers(path, &problems, self.limit.is_some())?,
             None => Vec::new(),
@@ -109,21 +135,6 @@ impl Args {
         let passed = verdicts.iter().filter(|v| v.verdict == Outcome::Pass).count();
         let good = if self.buggy { passed == 0 } else { passed == verdicts.len() };
         Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-    }
-
-    fn load(&self, limit: usize) -> Result<Vec<Problem>> {
-        let own = self.repos.is_some() || self.test_command.is_some() || !self.reads.is_empty();
-        match (self.suite.as_str(), &self.path) {
-            ("swebench", Some(path)) if own => {
-                let repos = self.repos.clone().unwrap_or_else(|| path.with_file_name("repos"));
-                let (test_command, reads) = (self.test_command.clone(), self.reads.clone());
-                swebench::read(path, limit, &swebench::Settings { repos: Some(repos), test_command, reads, ..Default::default() })
-            }
-            (suite, _) if own && suite != "swebench" => {
-                Err(Error::input("check", format!("--repos, --test-command and --reads are for the suite swebench, not {suite}")))
-            }
-            (suite, path) => problem::load(suite, path.as_deref(), self.seed, limit),
-        }
     }
 
     /// The programs to run. A problem without a solution, or without a bug, has none.

@@ -6,6 +6,8 @@
 //! process reads the tests once per problem and says which of the two it is; it never sees an answer.
 
 pub(in crate::problem) mod command;
+mod calls;
+mod unittest;
 pub(in crate::problem) mod value;
 
 use std::collections::HashMap;
@@ -41,6 +43,8 @@ pub struct Checker {
     stop: Option<Arc<AtomicBool>>,
     plans: Mutex<HashMap<Key, Arc<Plan>>>,
     commands: command::Known,
+    units: unittest::Units,
+    references: calls::References,
 }
 
 /// What a plan depends on: prelude, setup, tests.
@@ -89,6 +93,8 @@ impl Checker {
             stop: None,
             plans: Mutex::default(),
             commands: command::Known::default(),
+            units: Default::default(),
+            references: Default::default(),
         })
     }
 
@@ -163,11 +169,12 @@ impl Checker {
 
     /// Reads the tests of every problem that was not met before.
     fn prepare(&self, problems: &[&Problem]) -> Result<()> {
+        self.prepare_unittest(problems)?;
         let mut fresh: Vec<Key> = Vec::new();
         {
             let plans = self.plans();
             let mut seen = std::collections::HashSet::new();
-            for problem in problems.iter().filter(|problem| problem.check.form.is_statements()) {
+            for problem in problems.iter().filter(|problem| problem.check.has_statements()) {
                 if problem.language != "python" {
                     let what = format!("language is `{}`; only `python` can be checked", problem.language);
                     return Err(Error::input(&problem.id, what));
@@ -241,6 +248,8 @@ impl Checker {
             Form::Statements => self.statements(problem, answer)?,
             Form::Command(form) => self.command(problem, form, answer)?,
             Form::Patch(form) => self.patch(problem, form, answer)?,
+            Form::Calls { .. } => self.calls(problem, answer)?,
+            Form::Unittest { .. } => self.unittest(problem, answer)?,
         };
         Ok(Verdict { verdict, reason: cut(&reason, 300), seconds: start.elapsed().as_secs_f64() })
     }

@@ -15,6 +15,7 @@ mod retrieve;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use super::Options;
 use super::row::{Row, rows};
 use crate::error::{Error, Result};
 use crate::record::{Check, Extra, Form, Patch, Problem, Runner};
@@ -49,10 +50,14 @@ impl Default for Settings {
     }
 }
 
-/// Reads the rows; clones are looked for in `repos` beside the file.
-pub(super) fn read_beside(path: &Path) -> Result<Vec<Problem>> {
-    let repos = path.parent().unwrap_or(Path::new("")).join("repos");
-    read(path, 0, &Settings { repos: Some(repos).filter(|repos| repos.is_dir()), ..Settings::default() })
+impl Settings {
+    /// What a suite's options say; clones are looked for in `repos` beside the file where they name no folder.
+    pub(super) fn of(path: &Path, options: &Options) -> Settings {
+        let beside = path.parent().unwrap_or(Path::new("")).join("repos");
+        let repos = options.repos.clone().or(Some(beside).filter(|repos| repos.is_dir()));
+        let (test_command, reads) = (options.test_command.clone(), options.reads.clone());
+        Settings { repos, test_command, reads, ..Settings::default() }
+    }
 }
 
 /// Reads the first `count` rows, or all for 0. A clone or a commit that is not there is [`Error::Input`].

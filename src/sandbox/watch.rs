@@ -1,7 +1,9 @@
 //! What the kernel does not bound for us: processes and resident memory of a tree, bytes of a folder on a real disk.
 
+use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use super::{Limits, Memory, files};
@@ -101,14 +103,14 @@ pub(super) fn processor_time(pid: libc::pid_t) -> Duration {
 
 /// The processor time of a process and of what it waited for.
 fn tree_time(pid: libc::pid_t) -> Duration {
-    // Fields 14 to 17 of proc_pid_stat(5), counted after the name, which may hold anything.
+    // Fields 14 to 17 of proc_pid_stat(5).
     let ticks: u64 = stat(pid).iter().skip(11).take(4).sum();
     // SAFETY: the call reads a constant of the system.
     let second = unsafe { libc::sysconf(libc::_SC_CLK_TCK) }.max(1) as u64;
     Duration::from_millis(ticks * 1000 / second)
 }
 
-/// The numbers of /proc/PID/stat after the state; negative ones are 0.
+/// The fields of /proc/PID/stat after the name, which may hold anything: from field 3 on, 0 for what is no number.
 fn stat(pid: libc::pid_t) -> Vec<u64> {
     let text = fs::read(format!("/proc/{pid}/stat")).unwrap_or_default();
     let text = String::from_utf8_lossy(&text);
@@ -128,34 +130,40 @@ fn resident(pid: libc::pid_t) -> u64 {
 
 /// The process and its descendants, `most` of them at most. Orphans count: they are children of the first process.
 fn tree(pid: libc::pid_t, most: usize) -> Vec<libc::pid_t> {
+    // Many kernels keep lists of children; the others are asked for every process's parent.
+    static LISTED: OnceLock<bool> = OnceLock::new();
+    let listed = *LISTED.get_or_init(|| Path::new(&format!("/proc/self/task/{}/children", std::process::id())).exists());
+    let scanned = if listed { HashMap::new() } else { families() };
     let mut found = vec![pid];
     let mut next = 0;
     while next < found.len() && found.len() < most {
-        let children = children(found[next]);
-        found.extend(children);
+        if listed {
+            found.extend(children(found[next]));
+        } else {
+            found.extend(scanned.get(&found[next]).into_iter().flatten());
+        }
         next += 1;
     }
     found.truncate(most);
     found
 }
 
+/// The children of a process, which are the children of its threads.
 fn children(pid: libc::pid_t) -> Vec<libc::pid_t> {
-    let mut children = Vec::new();
-    for task in fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
-        match fs::read_to_string(task.path().join("children")) {
-            Ok(list) => children.extend(list.split_whitespace().filter_map(|child| child.parse::<libc::pid_t>().ok())),
-            // The thread ended, or the kernel keeps no such list.
-            Err(_) if Path::new("/proc/self/task").join(std::process::id().to_string()).join("children").exists() => {}
-            Err(_) => return scan(pid),
-        }
-    }
-    children
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let lists = tasks.filter_map(|task| fs::read_to_string(task.path().join("children")).ok());
+    lists.flat_map(|list| list.split_whitespace().filter_map(|child| child.parse().ok()).collect::<Vec<_>>()).collect()
 }
 
-/// The children of a process by a look at every process.
-fn scan(parent: libc::pid_t) -> Vec<libc::pid_t> {
-    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<libc::pid_t>().ok());
-    // Field 4 is the parent; the first after the name is the state, which is no number.
-    pids.filter(|pid| stat(*pid).get(1) == Some(&(parent as u64))).collect()
+/// All processes by their parents.
+fn families() -> HashMap<libc::pid_t, Vec<libc::pid_t>> {
+    let mut families: HashMap<libc::pid_t, Vec<libc::pid_t>> = HashMap::new();
+    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        // Field 4 is the parent.
+        if let Some(parent) = stat(pid).get(1) {
+            families.entry(*parent as libc::pid_t).or_default().push(pid);
+        }
+    }
+    families
 }
