@@ -11,6 +11,7 @@ mod profile;
 mod run;
 mod score;
 mod stage;
+mod swebench;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -65,6 +66,8 @@ enum Command {
     Score(score::Args),
     /// Judges a benchmark's own solutions, its bugs, or anyone's answers, in the sandbox
     Check(check::Args),
+    /// SWE-bench: prompts for its issues, predictions from answers, the official harness
+    Swebench(swebench::Args),
     /// Tells what a recipe needs of a machine: memory, and the least time, before anything runs
     Plan(plan::Args),
     /// Measures training, decoding, PPO and every operator on this machine
@@ -117,6 +120,7 @@ impl Cli {
             Command::Generate(args) => args.run(),
             Command::Score(args) => args.run(),
             Command::Check(args) => args.run(),
+            Command::Swebench(args) => args.run(),
             Command::Bench(args) => args.run(),
             Command::Repair(_) => Err(not_yet("repair")),
             Command::Export(_) => Err(not_yet("export")),

@@ -3,7 +3,7 @@
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -51,6 +51,17 @@ impl Check {
     }
 }
 
+impl Check {
+    /// Whether `tests` are statements of Python.
+    pub fn has_statements(&self) -> bool {
+        match self.form {
+            Form::Statements => true,
+            Form::Calls { .. } => !self.tests.is_empty(),
+            Form::Unittest { .. } | Form::Command(_) | Form::Patch(_) => false,
+        }
+    }
+}
+
 /// What a problem's tests are.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
@@ -58,6 +69,57 @@ pub enum Form {
     /// Statements of Python: asserts, or small programs of them. Expected values never enter the answer's process.
     #[default]
     Statements,
+    /// A command in a copy of a folder, with the answer in one of its files (suite `folder`).
+    Command(Box<Command>),
+    /// A patch on a commit of a git repository, judged by named tests (suite `swebench`).
+    Patch(Box<Patch>),
+    /// Calls of the answer's functions, after the statements; what each must give, the reference says (EvalPlus).
+    Calls {
+        /// The calls, as source.
+        calls: Vec<String>,
+        /// How many of them, the first, are the benchmark's own.
+        base: usize,
+        /// The difference allowed between numbers.
+        atol: f64,
+        /// How an answer may differ from the reference.
+        oracle: Oracle,
+        /// The reference, a whole program.
+        solution: String,
+    },
+    /// A module of `unittest` classes, run in the answer's process beside tests that a right answer must fail.
+    Unittest {
+        /// The function that the answer defines.
+        entry: String,
+        /// The class whose tests count.
+        class: String,
+        /// Modules that the problem needs besides those that its code imports.
+        #[serde(default)]
+        libraries: Vec<String>,
+    },
+}
+
+/// How the result of a call may differ from the reference's.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Oracle {
+    /// It may not, but for floats.
+    Equal,
+    /// Order and repetition do not count.
+    Set,
+    /// Both are None, or both are not; a bool says which.
+    NotNone,
+    /// Any result is right.
+    Anything,
+    /// The value given for the call is right too.
+    Or {
+        /// One a call.
+        values: Vec<Option<f64>>,
+    },
+    /// A root of the polynomial given for the call.
+    Root {
+        /// One polynomial a call, the constant first.
+        coefficients: Vec<Vec<f64>>,
+    },
 }
 
 impl Form {
@@ -65,6 +127,78 @@ impl Form {
     pub fn is_statements(&self) -> bool {
         *self == Form::Statements
     }
+}
+
+/// Tests that are a command of the owner's: the answer replaces a file, or lines of it, in a fresh copy of the folder.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Command {
+    /// The folder, absolute. It is copied, never written.
+    pub root: PathBuf,
+    /// The file that the answer replaces, relative to `root`.
+    pub file: String,
+    /// Its lines that the answer replaces, first and last, from 1; the whole file without them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lines: Option<[usize; 2]>,
+    /// What a shell runs in the copy.
+    pub command: String,
+    /// The tests' files, relative to `root`: a run must not change them.
+    pub tests: Vec<String>,
+    /// Whose report is read; none to find out from what the command prints.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runner: Option<Runner>,
+    /// Whether tests of Python are run a second time with changed expectations, which a right answer must fail.
+    pub twins: bool,
+    /// The least number of tests that must run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tests_run: Option<usize>,
+    /// Folders outside that the command may read; the `bin` of each is on its PATH.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reads: Vec<PathBuf>,
+}
+
+/// Who runs a command's tests, and so what its report looks like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Runner {
+    /// Python's `unittest`, Django's runner.
+    Unittest,
+    /// pytest.
+    Pytest,
+    /// `cargo test`.
+    Cargo,
+    /// `go test`.
+    Go,
+    /// JUnit's own runner, Maven, Gradle's or Ant's text.
+    Junit,
+    /// `node --test`.
+    Node,
+    /// None that is known: the exit code is trusted, because the owner says so.
+    ExitCode,
+}
+
+/// Tests that a patch must make pass, and tests that it must not break.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Patch {
+    /// The clone, absolute. Nothing is written to it.
+    pub repo: PathBuf,
+    /// The commit that the patch is for.
+    pub base: String,
+    /// The tests' own patch, applied after the answer's.
+    pub test_patch: String,
+    /// Tests that fail at `base` and must pass.
+    pub fail_to_pass: Vec<String>,
+    /// Tests that pass at `base` and must still pass.
+    pub pass_to_pass: Vec<String>,
+    /// What a shell runs in the checkout.
+    pub command: String,
+    /// Whose report of each test is read: `pytest` or `unittest`; none reads both.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runner: Option<Runner>,
+    /// Whether the tests that must pass are run a second time with changed expectations, which a right patch must fail.
+    pub twins: bool,
+    /// Folders outside that the command may read; the `bin` of each is on its PATH.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reads: Vec<PathBuf>,
 }
 
 /// A problem: `repair` when it carries buggy code, `generate` when it only has a description.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use repairity::error::{Error, Result};
-use repairity::problem::{self, Checker};
+use repairity::problem::{self, Checker, Options};
 use repairity::record::{self, Outcome, Problem, Verdict};
 use repairity::sandbox::Mode;
 use repairity::telemetry::{self, Progress, interrupt};
@@ -19,19 +19,35 @@ use super::print_lines;
 #[derive(Debug, clap::Args)]
 #[command(group = clap::ArgGroup::new("source").required(true).args(["reference", "buggy", "answers"]))]
 pub struct Args {
-    /// The benchmark: mbpp, humaneval_fix, quixbugs, micro, ...
+    /// The benchmark: mbpp, mbpp_plus, humaneval_fix, humaneval_plus, quixbugs, bigcodebench, swebench, micro, or
+    /// folder: your own code, from a list of problems
     #[arg(long, value_name = "NAME")]
     suite: String,
     /// Its file or folder; micro needs none
     #[arg(long, value_name = "PATH")]
     path: Option<PathBuf>,
+    /// bigcodebench: the prompt, complete or instruct
+    #[arg(long, value_name = "NAME")]
+    variant: Option<String>,
+    /// bigcodebench: full or hard
+    #[arg(long, value_name = "NAME")]
+    subset: Option<String>,
+    /// bigcodebench: the version whose corrections the rows get
+    #[arg(long = "data-version", value_name = "VERSION")]
+    version: Option<String>,
+    /// bigcodebench: the tasks taken, a file with an id a line
+    #[arg(long, value_name = "FILE")]
+    ids: Option<PathBuf>,
+    /// mbpp, humaneval_fix: EvalPlus' file; its inputs are tests too
+    #[arg(long, value_name = "FILE")]
+    extra_inputs: Option<PathBuf>,
     /// Judges its own solutions: each has to pass
     #[arg(long)]
     reference: bool,
     /// Judges its bugs: none may pass
     #[arg(long)]
     buggy: bool,
-    /// Judges answers, JSONL: {"id", "answer"} a line
+    /// Judges answers, JSONL: {"id", "answer"} a line; for swebench a predictions file, too
     #[arg(long, value_name = "FILE")]
     answers: Option<PathBuf>,
     /// The first N problems only; micro makes 200 without it
@@ -49,6 +65,15 @@ pub struct Args {
     /// Runs programs with time and memory limits only
     #[arg(long)]
     no_sandbox: bool,
+    /// swebench: a folder with a clone of each project, named owner__name; left out, `repos` beside the file
+    #[arg(long, value_name = "DIR")]
+    repos: Option<PathBuf>,
+    /// swebench: what runs the tests in a checkout; {tests} is the tests' files, {labels} their dotted names
+    #[arg(long, value_name = "COMMAND")]
+    test_command: Option<String>,
+    /// swebench: a folder that this command may read, its bin on the PATH: a virtual environment, an interpreter
+    #[arg(long, value_name = "DIR")]
+    reads: Vec<PathBuf>,
 }
 
 /// Problems that `micro` makes where no limit is given.
@@ -57,8 +82,10 @@ const MICRO: usize = 200;
 /// A line of `--answers`. What else it carries is not looked at.
 #[derive(Deserialize)]
 struct Answer {
+    #[serde(alias = "instance_id")]
     id: String,
-    answer: String,
+    #[serde(alias = "model_patch")]
+    answer: Option<String>,
 }
 
 /// A line of the output.
@@ -74,7 +101,17 @@ impl Args {
     pub fn run(self) -> anyhow::Result<ExitCode> {
         let all = if self.suite == "micro" { MICRO } else { 0 };
         let limit = self.limit.map_or(all, NonZeroUsize::get);
-        let problems = problem::load(&self.suite, self.path.as_deref(), self.seed, limit)?;
+        let options = Options {
+            variant: self.variant.clone(),
+            subset: self.subset.clone(),
+            version: self.version.clone(),
+            ids: self.ids.clone(),
+            extra_inputs: self.extra_inputs.clone(),
+            repos: self.repos.clone(),
+            test_command: self.test_command.clone(),
+            reads: self.reads.clone(),
+        };
+        let problems = problem::load(&self.suite, self.path.as_deref(), self.seed, limit, &options)?;
         let answers = match &self.answers {
             Some(path) => read_answers(path, &problems, self.limit.is_some())?,
             None => Vec::new(),
@@ -164,7 +201,7 @@ fn read_answers<'a>(path: &Path, problems: &'a [Problem], cut: bool) -> Result<V
     let mut answers = Vec::new();
     for (index, answer) in record::read_jsonl::<Answer>(path)?.into_iter().enumerate() {
         match by_id.get(answer.id.as_str()) {
-            Some(problem) => answers.push((*problem, answer.answer)),
+            Some(problem) => answers.push((*problem, answer.answer.unwrap_or_default())),
             None if cut => {}
             None => {
                 let what = format!("record {}: the benchmark has no problem `{}`", index + 1, answer.id);

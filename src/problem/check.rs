@@ -5,6 +5,9 @@
 //! which asks the answer's process call by call (`beside`). What an answer sends is data and is never run. A trusted Python
 //! process reads the tests once per problem and says which of the two it is; it never sees an answer.
 
+pub(in crate::problem) mod command;
+mod calls;
+mod unittest;
 pub(in crate::problem) mod value;
 
 use std::collections::HashMap;
@@ -39,6 +42,9 @@ pub struct Checker {
     jobs: usize,
     stop: Option<Arc<AtomicBool>>,
     plans: Mutex<HashMap<Key, Arc<Plan>>>,
+    commands: command::Known,
+    units: unittest::Units,
+    references: calls::References,
 }
 
 /// What a plan depends on: prelude, setup, tests.
@@ -74,13 +80,22 @@ enum Op {
 }
 
 /// What a check came to, and why.
-type Judged = (Outcome, String);
+pub(in crate::problem) type Judged = (Outcome, String);
 
 impl Checker {
     /// A checker that runs at most `jobs` answers at once. An [`Error::Machine`] where the sandbox or `python3` lacks.
     pub fn new(mode: Mode, jobs: usize) -> Result<Checker> {
         let (sandbox, python) = (Sandbox::new(mode)?, Python::find()?);
-        Ok(Checker { sandbox, python, jobs: jobs.max(1), stop: None, plans: Mutex::default() })
+        Ok(Checker {
+            sandbox,
+            python,
+            jobs: jobs.max(1),
+            stop: None,
+            plans: Mutex::default(),
+            commands: command::Known::default(),
+            units: Default::default(),
+            references: Default::default(),
+        })
     }
 
     /// A flag that makes [`Checker::check_all`] end early with [`Error::Interrupted`].
@@ -154,11 +169,12 @@ impl Checker {
 
     /// Reads the tests of every problem that was not met before.
     fn prepare(&self, problems: &[&Problem]) -> Result<()> {
+        self.prepare_unittest(problems)?;
         let mut fresh: Vec<Key> = Vec::new();
         {
             let plans = self.plans();
             let mut seen = std::collections::HashSet::new();
-            for problem in problems.iter().filter(|problem| problem.check.form.is_statements()) {
+            for problem in problems.iter().filter(|problem| problem.check.has_statements()) {
                 if problem.language != "python" {
                     let what = format!("language is `{}`; only `python` can be checked", problem.language);
                     return Err(Error::input(&problem.id, what));
@@ -230,6 +246,10 @@ impl Checker {
         let (verdict, reason) = match &problem.check.form {
             _ if answer.trim().is_empty() => (Outcome::Refused, "the answer holds no code".into()),
             Form::Statements => self.statements(problem, answer)?,
+            Form::Command(form) => self.command(problem, form, answer)?,
+            Form::Patch(form) => self.patch(problem, form, answer)?,
+            Form::Calls { .. } => self.calls(problem, answer)?,
+            Form::Unittest { .. } => self.unittest(problem, answer)?,
         };
         Ok(Verdict { verdict, reason: cut(&reason, 300), seconds: start.elapsed().as_secs_f64() })
     }

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::{Files, checker};
 use crate::error::Result;
-use crate::problem;
+use crate::problem::{self, Options};
 use crate::recipe::Recipe;
 use crate::record::write_jsonl;
 use crate::telemetry::{Progress, note};
@@ -16,7 +16,17 @@ use crate::telemetry::{Progress, note};
 pub fn run(recipe: &Recipe) -> Result<()> {
     let (files, settings) = (Files::of(recipe), &recipe.problems);
     let seed = settings.seed.unwrap_or(recipe.seed);
-    let mut problems = problem::load(&settings.suite, settings.path.as_deref(), seed, settings.count)?;
+    let options = Options {
+        variant: settings.variant.clone(),
+        subset: settings.subset.clone(),
+        version: settings.version.clone(),
+        ids: settings.ids.clone(),
+        extra_inputs: settings.extra_inputs.clone(),
+        repos: settings.repos.clone(),
+        test_command: settings.test_command.clone(),
+        reads: settings.reads.clone(),
+    };
+    let mut problems = problem::load(&settings.suite, settings.path.as_deref(), seed, settings.count, &options)?;
     let checker = checker(recipe)?;
     let mut dropped = Vec::new();
     if settings.mutate && problems.iter().any(|problem| problem.buggy.is_none()) {
