@@ -8,6 +8,8 @@ pub mod digest;
 pub mod rng;
 pub mod recipe;
 pub mod record;
+pub mod hygiene;
+pub mod convert;
 pub mod sandbox;
 pub mod problem;
 pub mod tokenizer;

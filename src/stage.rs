@@ -78,6 +78,21 @@ impl Files {
         self.out.join("sft.validation.jsonl")
     }
 
+    /// Traces that passed and are not trained on all the same, with the reason.
+    pub fn sft_dropped(&self) -> PathBuf {
+        self.out.join("sft.dropped.jsonl")
+    }
+
+    /// Records of `sft.data` that are not trained on, with the reason.
+    pub fn sft_data_dropped(&self) -> PathBuf {
+        self.out.join("sft.data.dropped.jsonl")
+    }
+
+    /// Records of `reward.data` that are not trained on, with the reason.
+    pub fn reward_data_dropped(&self) -> PathBuf {
+        self.out.join("reward.data.dropped.jsonl")
+    }
+
     /// The SFT model: an adapter, or a whole model.
     pub fn sft_result(&self, train: Train) -> PathBuf {
         self.out.join("sft").join(match train {

@@ -188,7 +188,7 @@ fn spec(name: &'static str, recipe: &Recipe) -> StageSpec {
             some(vec![recipe.problems.path.clone()]),
             list(&[files.problems(), files.dropped()]),
             vec![],
-            json!([seed, recipe.problems, recipe.sandbox]),
+            json!([seed, recipe.problems, recipe.sandbox, recipe.hygiene]),
         ),
         "collect" => (
             some(vec![Some(files.problems()), recipe.teacher.path.clone()]),
@@ -198,9 +198,9 @@ fn spec(name: &'static str, recipe: &Recipe) -> StageSpec {
         ),
         "filter" => (
             list(&[files.problems(), files.traces()]),
-            list(&[files.sft(), files.sft_validation()]),
+            list(&[files.sft(), files.sft_validation(), files.sft_dropped()]),
             vec![],
-            json!([seed, recipe.filter, recipe.sft.objective]),
+            json!([seed, recipe.filter, recipe.sft.objective, recipe.hygiene]),
         ),
         "sft" => {
             let data = recipe.sft.data.clone();
