@@ -2,6 +2,7 @@
 
 mod bench;
 mod check;
+mod convert;
 mod device;
 mod doctor;
 mod generate;
@@ -65,6 +66,8 @@ enum Command {
     Score(score::Args),
     /// Judges a benchmark's own solutions, its bugs, or anyone's answers, in the sandbox
     Check(check::Args),
+    /// Writes training data in another form: TRL's, OpenThoughts', ShareGPT's, Open-R1's, or this program's
+    Convert(convert::Args),
     /// Tells what a recipe needs of a machine: memory, and the least time, before anything runs
     Plan(plan::Args),
     /// Measures training, decoding, PPO and every operator on this machine
@@ -117,6 +120,7 @@ impl Cli {
             Command::Generate(args) => args.run(),
             Command::Score(args) => args.run(),
             Command::Check(args) => args.run(),
+            Command::Convert(args) => args.run(),
             Command::Bench(args) => args.run(),
             Command::Repair(_) => Err(not_yet("repair")),
             Command::Export(_) => Err(not_yet("export")),

@@ -2,8 +2,11 @@
 //!
 //! What is run, and how an answer is judged, is in `check`; what a benchmark's rows look like, in one file per suite.
 
+mod bigcodebench;
 pub mod check;
+mod evalplus;
 mod humaneval_fix;
+mod literal;
 mod mbpp;
 pub mod micro;
 mod mutate;
@@ -11,7 +14,7 @@ mod quixbugs;
 mod row;
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 use crate::record::{Outcome, Problem, Split};
@@ -19,29 +22,80 @@ use crate::rng::Rng;
 
 pub use check::Checker;
 pub use mutate::mutate;
+pub use row::objects;
 
 /// The suites that [`load`] knows.
-pub const SUITES: [&str; 4] = ["mbpp", "humaneval_fix", "quixbugs", "micro"];
+pub const SUITES: [&str; 7] = ["mbpp", "mbpp_plus", "humaneval_fix", "humaneval_plus", "quixbugs", "bigcodebench", "micro"];
+
+/// What may be said about a suite besides where it lies. A suite takes some of them; see [`Options::of`].
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Options {
+    /// Which of a benchmark's prompts: `complete` or `instruct`.
+    pub variant: Option<String>,
+    /// Which part of a benchmark: `full` or `hard`.
+    pub subset: Option<String>,
+    /// The published version whose corrections the rows get.
+    pub version: Option<String>,
+    /// A file of ids, one a line: only these problems are taken.
+    pub ids: Option<PathBuf>,
+    /// EvalPlus' file for the benchmark: its inputs are tests too.
+    pub extra_inputs: Option<PathBuf>,
+}
+
+impl Options {
+    /// The options that a suite takes.
+    pub fn of(suite: &str) -> &'static [&'static str] {
+        match suite {
+            "mbpp" | "humaneval_fix" => &["extra_inputs"],
+            "bigcodebench" => &["variant", "subset", "version", "ids"],
+            _ => &[],
+        }
+    }
+
+    /// An [`Error::Input`] that names the first option given that `suite` does not take.
+    pub fn check(&self, suite: &str) -> Result<()> {
+        let given = [
+            ("variant", self.variant.is_some()),
+            ("subset", self.subset.is_some()),
+            ("version", self.version.is_some()),
+            ("ids", self.ids.is_some()),
+            ("extra_inputs", self.extra_inputs.is_some()),
+        ];
+        let known = Options::of(suite);
+        let Some((name, _)) = given.iter().find(|(name, given)| *given && !known.contains(name)) else { return Ok(()) };
+        let takers: Vec<&str> = SUITES.into_iter().filter(|suite| Options::of(suite).contains(name)).collect();
+        let takes = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+        Err(Error::input(*name, format!("suite `{suite}` takes no such option (it takes {takes}); {} does", takers.join(", "))))
+    }
+}
 
 /// Reads a suite from its published file, or makes it (`micro`, from `seed` and `count`). `count` bounds the problems of
-/// every suite; 0 takes all that a file has. Rows that are not what they must be are [`Error::Input`] with file, line and
-/// field.
-pub fn load(suite: &str, path: Option<&Path>, seed: u64, count: usize) -> Result<Vec<Problem>> {
-    let read: fn(&Path) -> Result<Vec<Problem>> = match suite {
-        "mbpp" => mbpp::read,
-        "humaneval_fix" => humaneval_fix::read,
-        "quixbugs" => quixbugs::read,
-        "micro" => return Ok(micro::generate(seed, count)),
-        other => {
-            let nearest = SUITES.iter().min_by_key(|s| strsim::levenshtein(s, other)).copied().unwrap_or_default();
-            let what = format!("`{other}` is no suite; there are {}; did you mean `{nearest}`?", SUITES.join(", "));
-            return Err(Error::input("suite", what));
-        }
-    };
+/// every suite; 0 takes all that a file has. Rows that are not what they must be, and options that the suite does not take,
+/// are [`Error::Input`] with file, line and field, or the option's name.
+pub fn load(suite: &str, path: Option<&Path>, seed: u64, count: usize, options: &Options) -> Result<Vec<Problem>> {
+    if !SUITES.contains(&suite) {
+        let nearest = SUITES.iter().min_by_key(|s| strsim::levenshtein(s, suite)).copied().unwrap_or_default();
+        let what = format!("`{suite}` is no suite; there are {}; did you mean `{nearest}`?", SUITES.join(", "));
+        return Err(Error::input("suite", what));
+    }
+    options.check(suite)?;
+    if suite == "micro" {
+        return Ok(micro::generate(seed, count));
+    }
     let path = path.ok_or_else(|| Error::input("path", format!("suite `{suite}` is read from a file, and none was named")))?;
-    let mut problems = read(path)?;
+    let mut problems = match suite {
+        "mbpp" => mbpp::read(path)?,
+        "mbpp_plus" => evalplus::read(path, evalplus::Set::Mbpp)?,
+        "humaneval_fix" => humaneval_fix::read(path)?,
+        "humaneval_plus" => evalplus::read(path, evalplus::Set::HumanEval)?,
+        "quixbugs" => quixbugs::read(path)?,
+        _ => bigcodebench::read(path, options)?,
+    };
     if problems.is_empty() {
         return Err(Error::input(path.display(), "no problems in it"));
+    }
+    if let Some(extra) = &options.extra_inputs {
+        evalplus::extend(&mut problems, extra, if suite == "mbpp" { evalplus::Set::Mbpp } else { evalplus::Set::HumanEval })?;
     }
     if count > 0 {
         problems.truncate(count);
@@ -213,9 +267,13 @@ mod tests {
 
     #[test]
     fn an_unknown_suite_names_the_valid_ones() {
-        let error = load("mbp", None, 0, 0).unwrap_err();
+        let error = load("mbp", None, 0, 0, &Options::default()).unwrap_err();
         assert_eq!(error.exit_code(), 2);
         let text = error.to_string();
-        assert!(text.contains("mbpp, humaneval_fix, quixbugs, micro") && text.ends_with("did you mean `mbpp`?"), "{text}");
+        assert!(
+            text.contains("mbpp, mbpp_plus, humaneval_fix, humaneval_plus, quixbugs, bigcodebench, micro")
+                && text.ends_with("did you mean `mbpp`?"),
+            "{text}"
+        );
     }
 }

@@ -150,11 +150,39 @@ pub struct Problems {
     /// Checks every problem before use: its reference passes, its buggy code fails. What does not is dropped and listed.
     /// Default true.
     pub vet: bool,
+    /// `bigcodebench`: which prompt, `complete` (the default) or `instruct`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub variant: Option<String>,
+    /// `bigcodebench`: `full` (the default) or `hard`; the latter wants the file of bigcode/bigcodebench-hard, or `ids`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub subset: Option<String>,
+    /// `bigcodebench`: the version whose corrections the rows get, whatever version they are of. Default `v0.1.4`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// `bigcodebench`: a file of ids, one a line; only these are taken.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ids: Option<PathBuf>,
+    /// `mbpp`, `humaneval_fix`: EvalPlus' file (`MbppPlus.jsonl`, `HumanEvalPlus.jsonl`), whose inputs become tests too.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub extra_inputs: Option<PathBuf>,
 }
 
 impl Default for Problems {
     fn default() -> Problems {
-        Problems { suite: "mbpp".into(), path: None, count: 0, seed: None, split: [0.70, 0.15, 0.15], mutate: true, vet: true }
+        Problems {
+            suite: "mbpp".into(),
+            path: None,
+            count: 0,
+            seed: None,
+            split: [0.70, 0.15, 0.15],
+            mutate: true,
+            vet: true,
+            variant: None,
+            subset: None,
+            version: None,
+            ids: None,
+            extra_inputs: None,
+        }
     }
 }
 

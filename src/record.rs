@@ -51,6 +51,17 @@ impl Check {
     }
 }
 
+impl Check {
+    /// Whether `tests` are statements of Python.
+    pub fn has_statements(&self) -> bool {
+        match self.form {
+            Form::Statements => true,
+            Form::Calls { .. } => !self.tests.is_empty(),
+            Form::Unittest { .. } => false,
+        }
+    }
+}
+
 /// What a problem's tests are.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
@@ -58,6 +69,53 @@ pub enum Form {
     /// Statements of Python: asserts, or small programs of them. Expected values never enter the answer's process.
     #[default]
     Statements,
+    /// Calls of the answer's functions, after the statements; what each must give, the reference says (EvalPlus).
+    Calls {
+        /// The calls, as source.
+        calls: Vec<String>,
+        /// How many of them, the first, are the benchmark's own.
+        base: usize,
+        /// The difference allowed between numbers.
+        atol: f64,
+        /// How an answer may differ from the reference.
+        oracle: Oracle,
+        /// The reference, a whole program.
+        solution: String,
+    },
+    /// A module of `unittest` classes, run in the answer's process beside tests that a right answer must fail.
+    Unittest {
+        /// The function that the answer defines.
+        entry: String,
+        /// The class whose tests count.
+        class: String,
+        /// Modules that the problem needs besides those that its code imports.
+        #[serde(default)]
+        libraries: Vec<String>,
+    },
+}
+
+/// How the result of a call may differ from the reference's.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Oracle {
+    /// It may not, but for floats.
+    Equal,
+    /// Order and repetition do not count.
+    Set,
+    /// Both are None, or both are not; a bool says which.
+    NotNone,
+    /// Any result is right.
+    Anything,
+    /// The value given for the call is right too.
+    Or {
+        /// One a call.
+        values: Vec<Option<f64>>,
+    },
+    /// A root of the polynomial given for the call.
+    Root {
+        /// One polynomial a call, the constant first.
+        coefficients: Vec<Vec<f64>>,
+    },
 }
 
 impl Form {
@@ -245,6 +303,14 @@ pub struct Preference {
     /// Everything else that the record carries.
     #[serde(flatten)]
     pub extra: Extra,
+}
+
+/// The field of a record from elsewhere that says which file and line it was.
+pub const IMPORTED: &str = "imported_from";
+
+/// What the field `program` of a record says: which version of this program made it.
+pub fn program() -> Value {
+    concat!("repairity ", env!("CARGO_PKG_VERSION")).into()
 }
 
 fn one() -> f64 {

@@ -9,6 +9,8 @@ mod child;
 mod files;
 mod filter;
 pub mod python;
+mod run;
+mod watch;
 
 use std::ffi::CString;
 use std::fs::File;
@@ -20,6 +22,7 @@ use std::time::{Duration, Instant};
 use crate::error::{Error, Result};
 
 pub use python::{ISOLATED, Python};
+pub use run::Output;
 
 /// How much protection a program runs under.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,9 +40,9 @@ pub struct Limits {
     /// kept working for a quarter of the time at least may go on until it has had this much processor time, so that the
     /// load does not decide a verdict. One that sleeps may not.
     pub wall: Duration,
-    /// Bytes of address space.
-    pub memory: u64,
-    /// Bytes per written file, and of the work folder in all.
+    /// Memory.
+    pub memory: Memory,
+    /// Bytes per written file, and of the work folder in all; of a [`Folder::Kept`], what it may grow by.
     pub disk: u64,
     /// Bytes read back from each pipe of the program; what comes after them is thrown away.
     pub output: usize,
@@ -48,13 +51,47 @@ pub struct Limits {
 impl Limits {
     /// 1 GiB of memory, 16 MiB of disk, 4 MiB of output, and `wall`.
     pub fn of(wall: Duration) -> Limits {
-        Limits { wall, memory: 1 << 30, disk: 16 << 20, output: 4 << 20 }
+        Limits { wall, memory: Memory::Address(1 << 30), disk: 16 << 20, output: 4 << 20 }
     }
 }
 
-/// A program to run. Its standard input is empty, its standard output and error go nowhere; what it has to say comes
-/// through `pipes`.
-#[derive(Debug)]
+/// How memory is bounded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Memory {
+    /// Bytes of address space of each process: exact, and the program meets the bound as a failed allocation.
+    Address(u64),
+    /// Resident bytes of the whole tree, looked at now and then; the program is killed above them. For run times (JVM, node,
+    /// Go) that reserve far more address space than they use.
+    Resident(u64),
+}
+
+/// Where a program works.
+#[derive(Debug, Clone, Copy)]
+pub enum Folder<'a> {
+    /// A tmpfs, or a temporary folder where there are no mount namespaces. It is gone afterwards.
+    Fresh,
+    /// A folder of the host's: the program may read, write and execute below it, and it stays as the program left it.
+    /// Nothing that the host trusts may lie there.
+    Kept(&'a Path),
+}
+
+/// What a program may start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Processes {
+    /// Threads only.
+    Threads,
+    /// It may fork and exec: compilers, build tools, test commands. At most this many processes at once; above them the whole
+    /// tree is killed. They end with the program, whatever sessions they moved to. TMPDIR names a folder that ends too.
+    ///
+    /// Where there is no pid namespace, they cannot leave the program's process group, and may send signals only where
+    /// Landlock keeps these inside the sandbox (Linux 6.12 or newer). Where there is no read-only view of the disk, changes of
+    /// modes and times seem to work and do nothing: Landlock does not guard them.
+    Tree(usize),
+}
+
+/// A program to run. With [`Sandbox::spawn`] its standard input is empty, its standard output and error go nowhere, and what it
+/// has to say comes through `pipes`; [`Sandbox::run`] collects both.
+#[derive(Debug, Clone, Copy)]
 pub struct Program<'a> {
     /// The executable, absolute.
     pub executable: &'a Path,
@@ -66,6 +103,29 @@ pub struct Program<'a> {
     pub pipes: &'a [&'a OwnedFd],
     /// What it may use.
     pub limits: Limits,
+    /// Variables besides the sandbox' own (PATH, LANG, LC_ALL, PYTHONHASHSEED, TZ; for [`Processes::Tree`] TMPDIR and
+    /// GIT_CONFIG_NOSYSTEM), which they may override.
+    pub environment: &'a [(&'a str, &'a str)],
+    /// Where it works.
+    pub folder: Folder<'a>,
+    /// What it may start.
+    pub processes: Processes,
+}
+
+impl<'a> Program<'a> {
+    /// A program without anything more to read, pipes or variables, in a fresh folder, that starts threads only.
+    pub fn new(executable: &'a Path, args: &'a [&'a str], limits: Limits) -> Program<'a> {
+        Program {
+            executable,
+            args,
+            reads: &[],
+            pipes: &[],
+            limits,
+            environment: &[],
+            folder: Folder::Fresh,
+            processes: Processes::Threads,
+        }
+    }
 }
 
 /// How a program ended.
@@ -98,7 +158,10 @@ pub struct Sandbox {
     mode: Mode,
     namespaces: child::Namespaces,
     landlock: i32,
+    /// Whether a program's own mounts make the whole disk read-only for it.
+    read_only: bool,
     filter: filter::Filter,
+    tree_filter: filter::Filter,
 }
 
 /// A running program; dropped, it is killed with everything it started.
@@ -111,32 +174,34 @@ pub struct Running {
     wall: Duration,
     /// A program that this one waits for; its processor time counts too.
     partner: Option<libc::pid_t>,
+    /// Whether what it leaves behind becomes our child.
+    orphans: bool,
     ended: Option<Ended>,
     work: Option<files::Work>,
-    disk: u64,
+    watch: watch::Watch,
+    excess: Option<watch::Excess>,
 }
 
 impl Sandbox {
     /// A sandbox of this mode. `Strict` is an [`Error::Machine`] that names what lacks where the kernel has no Landlock or no
     /// seccomp.
     pub fn new(mode: Mode) -> Result<Sandbox> {
-        let filter = filter::Filter::new()?;
-        if mode == Mode::None {
-            return Ok(Sandbox { mode, namespaces: child::Namespaces::None, landlock: 0, filter });
-        }
-        let landlock = files::landlock_version();
-        if landlock < 1 {
+        let landlock = if mode == Mode::Strict { files::landlock_version() } else { 0 };
+        if mode == Mode::Strict && landlock < 1 {
             return Err(Error::Machine(
                 "this kernel has no Landlock (Linux 5.13 or newer, `landlock` in /sys/kernel/security/lsm), so programs that \
                  nobody trusts cannot be confined; sandbox = \"none\" runs them unconfined"
                     .into(),
             ));
         }
-        let mut sandbox = Sandbox { mode, namespaces: child::Namespaces::None, landlock, filter };
+        let mut sandbox = Sandbox::with(mode, child::Namespaces::None, landlock, false)?;
+        if mode == Mode::None {
+            return Ok(sandbox);
+        }
         for namespaces in [child::Namespaces::User, child::Namespaces::Root] {
             sandbox.namespaces = namespaces;
-            if sandbox.probe().is_ok() {
-                return Ok(sandbox);
+            if let Ok(read_only) = sandbox.probe() {
+                return Sandbox::with(mode, namespaces, landlock, read_only);
             }
         }
         sandbox.namespaces = child::Namespaces::None;
@@ -146,6 +211,14 @@ impl Sandbox {
             ))
         })?;
         Ok(sandbox)
+    }
+
+    /// A sandbox whose layers are known.
+    fn with(mode: Mode, namespaces: child::Namespaces, landlock: i32, read_only: bool) -> Result<Sandbox> {
+        let filter = filter::Filter::threads()?;
+        let apart = namespaces != child::Namespaces::None;
+        let tree_filter = filter::Filter::tree(apart, apart || landlock >= files::SCOPES_SIGNALS, read_only)?;
+        Ok(Sandbox { mode, namespaces, landlock, read_only, filter, tree_filter })
     }
 
     /// The layers that are really active, in words, for logs and `doctor`.
@@ -163,69 +236,108 @@ impl Sandbox {
         layers
     }
 
-    /// Goes through every step but the last, which would be the program itself.
-    fn probe(&self) -> Result<()> {
-        let limits = Limits::of(Duration::from_secs(10));
-        let program = Program { executable: Path::new("/"), args: &[], reads: &[], pipes: &[], limits };
-        let mut running = self.start(&program, true)?;
+    /// Goes through every step but the last, which would be the program itself. Returns whether the disk was read-only.
+    fn probe(&self) -> Result<bool> {
+        let program = Program::new(Path::new("/"), &[], Limits::of(Duration::from_secs(10)));
+        let mut running = self.start(&program, None, true)?;
         match running.wait() {
-            Ended::Exit(0) => Ok(()),
+            Ended::Exit(0) => Ok(true),
+            Ended::Exit(child::PROBE_WRITABLE) => Ok(false),
             ended => Err(Error::Machine(format!("a sandboxed process ended with {ended:?} before it ran"))),
         }
     }
 
     /// Starts a program. An [`Error::Machine`] names the step that the kernel refused.
     pub fn spawn(&self, program: &Program<'_>) -> Result<Running> {
-        self.start(program, false)
+        self.start(program, None, false)
     }
 
-    fn start(&self, program: &Program<'_>, probe: bool) -> Result<Running> {
+    /// Starts a program, with `standard` as its standard input, output and error.
+    fn start(&self, program: &Program<'_>, standard: Option<[&OwnedFd; 3]>, probe: bool) -> Result<Running> {
         let text = |s: &str| CString::new(s).map_err(|_| Error::input("a program's arguments", "a NUL byte in them"));
         let path = |p: &Path| text(p.to_str().ok_or_else(|| Error::input(p.display(), "the path is not UTF-8"))?);
         let mut args = vec![path(program.executable)?];
         for arg in program.args {
             args.push(text(arg)?);
         }
-        let environment = ["PATH=/usr/bin:/bin", "LANG=C.UTF-8", "LC_ALL=C.UTF-8", "PYTHONHASHSEED=0", "TZ=UTC"]
-            .map(|s| CString::new(s).expect("no NUL in our own text"));
+        let kept = match program.folder {
+            Folder::Fresh => None,
+            Folder::Kept(folder) => Some(folder.canonicalize().map_err(|e| Error::io(folder, e))?),
+        };
+        let tree = match program.processes {
+            Processes::Threads => None,
+            Processes::Tree(most) => Some(most),
+        };
 
         // Where a mount namespace gives the program a private tmpfs, nothing of it ever reaches a disk.
-        let mount = (self.namespaces != child::Namespaces::None).then(|| files::mount_point(program.reads));
-        let work = if mount.is_none() { Some(files::Work::new()?) } else { None };
-        let folder = match (&mount, &work) {
-            (Some(mount), _) => path(mount)?,
-            (None, Some(work)) => path(work.path())?,
-            (None, None) => unreachable!("either a mount point or a folder"),
-        };
+        let apart = self.namespaces != child::Namespaces::None;
+        let temporary = kept.is_none() || tree.is_some();
+        let mount = (apart && temporary).then(|| files::mount_point(program.reads, kept.as_deref()));
+        let work = if !apart && temporary { Some(files::Work::new()?) } else { None };
+        let scratch = mount.as_deref().or(work.as_ref().map(files::Work::path));
+        let folder = kept.as_deref().or(scratch).expect("a program without a folder of the host's gets a temporary one");
+        let rights = files::Rights { landlock: self.landlock, execute: tree.is_some() };
+        let mut writes: Vec<(&Path, files::Rights)> = work.iter().map(|w| (w.path(), rights)).collect();
+        writes.extend(kept.iter().map(|k| (k.as_path(), files::Rights { execute: true, ..rights })));
         let ruleset = match self.mode {
-            Mode::Strict => Some(files::ruleset(program.reads, work.as_ref().map(|w| w.path()))?),
+            Mode::Strict => Some(files::ruleset(program.reads, &writes, tree.is_some())?),
             Mode::None => None,
         };
-        let null = File::options().read(true).write(true).open("/dev/null").map_err(|e| Error::io("/dev/null", e))?;
-        let mut fds = vec![null.as_raw_fd(), null.as_raw_fd(), null.as_raw_fd()];
-        fds.extend(program.pipes.iter().map(|p| p.as_raw_fd()));
+        if let (Some(kept), Mode::Strict, false) = (&kept, self.mode, self.read_only) {
+            files::make_executable(program.executable, kept)?;
+        }
 
+        let mut environment =
+            vec![("PATH", "/usr/bin:/bin"), ("LANG", "C.UTF-8"), ("LC_ALL", "C.UTF-8"), ("PYTHONHASHSEED", "0"), ("TZ", "UTC")];
+        if let (Some(scratch), Some(_)) = (scratch.and_then(Path::to_str), tree) {
+            // The machine's own settings of git may hold somebody's name, or worse.
+            environment.extend([("TMPDIR", scratch), ("GIT_CONFIG_NOSYSTEM", "1")]);
+        }
+        environment.retain(|(name, _)| !program.environment.iter().any(|(other, _)| other == name));
+        environment.extend(program.environment);
+        let environment = environment.iter().map(|(name, value)| text(&format!("{name}={value}"))).collect::<Result<_>>()?;
+
+        let null =
+            OwnedFd::from(File::options().read(true).write(true).open("/dev/null").map_err(|e| Error::io("/dev/null", e))?);
+        let standard = standard.unwrap_or([&null; 3]);
+        let fds = standard.iter().chain(program.pipes).map(|p| p.as_raw_fd()).collect();
+        let inodes = if tree.is_some() { 1 << 14 } else { 1 << 10 };
+        let disk = program.limits.disk;
         let plan = child::Plan {
             args,
-            environment: environment.to_vec(),
-            folder,
-            mount: mount.is_some(),
-            mount_options: CString::new(format!("size={},nr_inodes=1024,mode=0700", program.limits.disk)).expect("digits"),
+            environment,
+            folder: path(folder)?,
+            kept: if kept.is_some() && apart { Some(path(folder)?) } else { None },
+            mount: mount.as_deref().map(path).transpose()?,
+            mount_options: CString::new(format!("size={disk},nr_inodes={inodes},mode=0700")).expect("digits"),
             namespaces: self.namespaces,
             maps: child::identity_maps(),
             ruleset: ruleset.as_ref().map_or(-1, AsRawFd::as_raw_fd),
-            work_access: files::work_access(self.landlock),
-            filter: if self.mode == Mode::Strict { Some(&self.filter) } else { None },
+            work_access: rights.bits(),
+            filter: match self.mode {
+                Mode::Strict if tree.is_some() => Some(&self.tree_filter),
+                Mode::Strict => Some(&self.filter),
+                Mode::None => None,
+            },
             fds,
             limits: program.limits,
+            tree,
             probe,
         };
+        let disks = kept.iter().map(PathBuf::as_path).chain(work.as_ref().map(files::Work::path));
+        let watch = watch::Watch::new(disks, &program.limits, tree);
+        let orphans = tree.is_some() && !apart;
+        if orphans {
+            // What loses its parent comes to us, and is waited for.
+            // SAFETY: the call concerns this process' own attribute and no memory.
+            unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) };
+        }
         let (pid, handle) = plan.start()?;
         // SAFETY: clone made this descriptor for us, and nobody else knows it.
         let handle = unsafe { OwnedFd::from_raw_fd(handle) };
         let (start, wall) = (Instant::now(), program.limits.wall);
         let deadline = start + wall;
-        Ok(Running { pid, handle, start, deadline, wall, partner: None, ended: None, work, disk: program.limits.disk })
+        Ok(Running { pid, handle, start, deadline, wall, partner: None, orphans, ended: None, work, watch, excess: None })
     }
 }
 
@@ -238,13 +350,14 @@ impl Running {
             if left.is_zero() {
                 return Heard::Timeout;
             }
-            // A work folder on a real disk has no size of its own: it is looked at now and then.
-            let slice = if self.work.is_some() { left.min(Duration::from_millis(50)) } else { left };
+            let slice = left.min(self.watch.slice());
             let mut poll = [libc::pollfd { fd: pipe.as_raw_fd(), events: libc::POLLIN, revents: 0 }];
             // SAFETY: `poll` is one entry, alive during the call.
             let ready = unsafe { libc::poll(poll.as_mut_ptr(), 1, slice.as_millis() as i32 + 1) };
-            if self.work.as_ref().is_some_and(|work| work.bytes() > self.disk) {
-                return Heard::Flood;
+            match self.look() {
+                None => {}
+                Some(watch::Excess::Disk) => return Heard::Flood,
+                Some(_) => return Heard::End,
             }
             if ready <= 0 {
                 continue;
@@ -268,10 +381,13 @@ impl Running {
     /// Waits until the program ends by itself, at most until its time is over; then kills what is left of it.
     pub fn wait(&mut self) -> Ended {
         while self.ended.is_none() {
+            if self.look().is_some() {
+                return Ended::Killed;
+            }
             let left = self.left();
             let mut poll = [libc::pollfd { fd: self.handle.as_raw_fd(), events: libc::POLLIN, revents: 0 }];
             // SAFETY: `poll` is one entry, alive during the call.
-            let ready = unsafe { libc::poll(poll.as_mut_ptr(), 1, left.as_millis() as i32) };
+            let ready = unsafe { libc::poll(poll.as_mut_ptr(), 1, left.min(self.watch.slice()).as_millis() as i32 + 1) };
             if ready > 0 {
                 return self.reap(false);
             }
@@ -280,6 +396,22 @@ impl Running {
             }
         }
         self.ended.unwrap_or(Ended::Killed)
+    }
+
+    /// Whether it was killed because its tree took more memory than [`Memory::Resident`] says.
+    pub fn over_memory(&self) -> bool {
+        self.excess == Some(watch::Excess::Memory)
+    }
+
+    /// Kills the program when it has too much of something that the kernel does not bound.
+    fn look(&mut self) -> Option<watch::Excess> {
+        if self.ended.is_none() && self.excess.is_none() {
+            self.excess = self.watch.look(self.pid);
+            if self.excess.is_some() {
+                self.kill();
+            }
+        }
+        self.excess
     }
 
     /// Counts the processor time of `other`, which this program waits for, as its own.
@@ -299,7 +431,7 @@ impl Running {
         if !left.is_zero() {
             return left;
         }
-        let used = processor_time(self.pid) + self.partner.map_or(Duration::ZERO, processor_time);
+        let used = self.watch.processor_time(self.pid) + self.partner.map_or(Duration::ZERO, watch::processor_time);
         let more = self.wall.saturating_sub(used);
         if more.is_zero() || used * 4 < self.start.elapsed() {
             return Duration::ZERO;
@@ -330,6 +462,11 @@ impl Running {
         while unsafe { libc::waitpid(self.pid, &mut status, libc::__WALL) } < 0
             && std::io::Error::last_os_error().kind() == std::io::ErrorKind::Interrupted
         {}
+        if self.orphans {
+            // All are in the group, which keeps its number as long as it has a process, and all are dying.
+            // SAFETY: concerns children of ours in a group that only they can be in; no memory is written.
+            while unsafe { libc::waitpid(-self.pid, std::ptr::null_mut(), libc::__WALL) } > 0 {}
+        }
         let ended = match status {
             _ if kill => Ended::Killed,
             s if libc::WIFEXITED(s) => Ended::Exit(libc::WEXITSTATUS(s)),
@@ -345,14 +482,6 @@ impl Drop for Running {
     fn drop(&mut self) {
         self.kill();
     }
-}
-
-/// What a process, not yet waited for, has used of the processors.
-fn processor_time(pid: libc::pid_t) -> Duration {
-    let (mut clock, mut time) = (0, libc::timespec { tv_sec: 0, tv_nsec: 0 });
-    // SAFETY: both calls only fill what they are given.
-    let known = unsafe { libc::clock_getcpuclockid(pid, &mut clock) == 0 && libc::clock_gettime(clock, &mut time) == 0 };
-    if known { Duration::new(time.tv_sec as u64, time.tv_nsec as u32) } else { Duration::ZERO }
 }
 
 /// A pipe: our end to read from, the program's end to write to. Both close on exec.
@@ -380,7 +509,8 @@ mod tests {
         let (ours, theirs) = pipe().unwrap();
         let args = [ISOLATED.as_slice(), &["-c", code]].concat();
         let limits = Limits { disk: 1 << 20, output: 1 << 16, ..Limits::of(Duration::from_secs_f64(seconds)) };
-        let program = Program { executable: &python.executable, args: &args, reads: &python.reads, pipes: &[&theirs], limits };
+        let pipes = [&theirs];
+        let program = Program { reads: &python.reads, pipes: &pipes, ..Program::new(&python.executable, &args, limits) };
         let mut running = sandbox.spawn(&program).unwrap();
         drop(theirs);
         let (mut file, mut bytes) = (File::from(ours), Vec::new());
@@ -395,9 +525,8 @@ mod tests {
     }
 
     /// What an ordinary user has in a container that gives no namespaces.
-    fn without_namespaces() -> Sandbox {
-        let sandbox = Sandbox::new(Mode::Strict).unwrap();
-        Sandbox { namespaces: child::Namespaces::None, ..sandbox }
+    pub(super) fn without_namespaces() -> Sandbox {
+        Sandbox::with(Mode::Strict, child::Namespaces::None, files::landlock_version(), false).unwrap()
     }
 
     /// Tests that look at the work folders take turns.
@@ -471,7 +600,7 @@ os.write(3, repr((got, open('x').read(), os.listdir('.'))).encode())
     fn a_refused_program_is_named() {
         let sandbox = Sandbox::new(Mode::Strict).unwrap();
         let limits = Limits::of(Duration::from_secs(5));
-        let program = Program { executable: Path::new("/no/such/program"), args: &[], reads: &[], pipes: &[], limits };
+        let program = Program::new(Path::new("/no/such/program"), &[], limits);
         let text = sandbox.spawn(&program).unwrap_err().to_string();
         assert!(text.contains("exec: No such file"), "{text}");
     }

@@ -44,7 +44,7 @@ impl Run {
         let root = tempfile::tempdir().unwrap();
         checkpoint(&root.path().join("policy"), Architecture::Qwen2);
         checkpoint(&root.path().join("reward"), Architecture::Llama);
-        let mut problems = problem::load("quixbugs", Some(data), 17, count).unwrap();
+        let mut problems = problem::load("quixbugs", Some(data), 17, count, &Options::default()).unwrap();
         problem::split(&mut problems, ratios, 17).unwrap();
         Run { root, problems }
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
 
-use repairity::problem::{self, Checker};
+use repairity::problem::{self, Checker, Options};
 use repairity::record::{Outcome, Problem};
 use repairity::sandbox::Mode;
 
@@ -47,7 +47,7 @@ fn bugs(problems: &mut [Problem]) -> Vec<(&Problem, &str)> {
 #[test]
 fn mbpp_references_pass() {
     let Some(path) = data("mbpp/mbpp.jsonl") else { return };
-    let problems = problem::load("mbpp", Some(&path), 0, 0).unwrap();
+    let problems = problem::load("mbpp", Some(&path), 0, 0, &Options::default()).unwrap();
     assert_eq!(problems.len(), 974);
     assert!(
         problems.iter().all(|p| p.check.tests.len() == 3 && p.buggy.is_none() && !p.reference.as_ref().unwrap().contains('\r'))
@@ -59,7 +59,7 @@ fn mbpp_references_pass() {
 #[test]
 fn mutants_of_references_fail_and_are_vetted() {
     let Some(path) = data("mbpp/mbpp.jsonl") else { return };
-    let mut problems = problem::load("mbpp", Some(&path), 0, 60).unwrap();
+    let mut problems = problem::load("mbpp", Some(&path), 0, 60, &Options::default()).unwrap();
     let checker = checker();
     let before = problems.clone();
     let without = problem::mutate(&checker, &mut problems, 17, &|_| {}).unwrap();
@@ -96,7 +96,7 @@ fn mutants_of_references_fail_and_are_vetted() {
 #[test]
 fn a_stop_ends_a_run_early() {
     let Some(path) = data("mbpp/mbpp.jsonl") else { return };
-    let problems = problem::load("mbpp", Some(&path), 0, 40).unwrap();
+    let problems = problem::load("mbpp", Some(&path), 0, 40, &Options::default()).unwrap();
     let stop = Arc::new(AtomicBool::new(false));
     let checker = checker().with_stop(Arc::clone(&stop));
     let seen = AtomicUsize::new(0);
@@ -124,21 +124,24 @@ fn a_malformed_row_is_named() {
     ];
     for (row, message) in cases {
         std::fs::write(&path, format!("{good}\n\n{row}\n")).unwrap();
-        let error = problem::load("mbpp", Some(&path), 0, 0).unwrap_err();
+        let error = problem::load("mbpp", Some(&path), 0, 0, &Options::default()).unwrap_err();
         assert_eq!(error.exit_code(), 2);
         let text = error.to_string();
         assert!(text.contains("mbpp.jsonl:3: ") && text.contains(message), "{text}");
     }
     std::fs::write(&path, "").unwrap();
-    assert_eq!(problem::load("mbpp", Some(&path), 0, 0).unwrap_err().exit_code(), 2);
-    assert_eq!(problem::load("quixbugs", Some(&folder.path().join("none")), 0, 0).unwrap_err().exit_code(), 2);
-    assert_eq!(problem::load("quixbugs", None, 0, 0).unwrap_err().exit_code(), 2);
+    assert_eq!(problem::load("mbpp", Some(&path), 0, 0, &Options::default()).unwrap_err().exit_code(), 2);
+    assert_eq!(
+        problem::load("quixbugs", Some(&folder.path().join("none")), 0, 0, &Options::default()).unwrap_err().exit_code(),
+        2
+    );
+    assert_eq!(problem::load("quixbugs", None, 0, 0, &Options::default()).unwrap_err().exit_code(), 2);
 }
 
 #[test]
 fn humaneval_fix_references_pass_and_bugs_fail() {
     let Some(path) = data("humanevalpack/python.jsonl") else { return };
-    let mut problems = problem::load("humaneval_fix", Some(&path), 0, 0).unwrap();
+    let mut problems = problem::load("humaneval_fix", Some(&path), 0, 0, &Options::default()).unwrap();
     assert_eq!(problems.len(), 164);
     assert_eq!(problems.iter().filter(|p| p.kind == "value misuse").count(), 44);
     let (passed, failures) = outcomes(&references(&problems));
@@ -150,10 +153,36 @@ fn humaneval_fix_references_pass_and_bugs_fail() {
 #[test]
 fn quixbugs_solutions_pass_and_bugs_fail() {
     let Some(path) = data("quixbugs/quixbugs_python.jsonl") else { return };
-    let mut problems = problem::load("quixbugs", Some(&path), 0, 0).unwrap();
+    let mut problems = problem::load("quixbugs", Some(&path), 0, 0, &Options::default()).unwrap();
     assert_eq!(problems.len(), 40);
     let (passed, failures) = outcomes(&references(&problems));
     assert_eq!(passed, 40, "{failures:#?}");
     let (passed, failures) = outcomes(&bugs(&mut problems));
     assert_eq!((passed, failures.len()), (0, 40), "{failures:#?}");
+}
+
+/// Modules of the standard library, as this Python names them.
+fn standard() -> Vec<String> {
+    let output = std::process::Command::new("python3").args(["-c", "import sys; print(*sys.stdlib_module_names)"]).output().unwrap();
+    String::from_utf8(output.stdout).unwrap().split_whitespace().map(str::to_owned).collect()
+}
+
+/// BigCodeBench's tasks that name only the standard library.
+fn bigcodebench(path: &std::path::Path, options: &Options) -> Vec<Problem> {
+    let standard = standard();
+    let mut problems = problem::load("bigcodebench", Some(path), 0, 0, options).unwrap();
+    assert_eq!(problems.len(), 1140);
+    let own = |library: &serde_json::Value| standard.iter().any(|s| s == library.as_str().unwrap().split('.').next().unwrap());
+    problems.retain(|p| p.extra["libraries"].as_array().unwrap().iter().all(own));
+    problems
+}
+
+#[test]
+fn bigcodebench_references_pass_but_for_those_that_say_why() {
+    let Some(path) = data("bigcodebench/BigCodeBench-v0.1.0_hf.jsonl.gz") else { return };
+    let problems = bigcodebench(&path, &Options::default());
+    assert_eq!(problems.len(), 327);
+    let (passed, failures) = outcomes(&references(&problems));
+    assert!(passed >= 290, "{passed} pass: {failures:#?}");
+    println!("{passed} pass; {failures:#?}");
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use repairity::error::{Error, Result};
-use repairity::problem::{self, Checker};
+use repairity::problem::{self, Checker, Options};
 use repairity::record::{self, Outcome, Problem, Verdict};
 use repairity::sandbox::Mode;
 use repairity::telemetry::{self, Progress, interrupt};
@@ -19,12 +19,27 @@ use super::print_lines;
 #[derive(Debug, clap::Args)]
 #[command(group = clap::ArgGroup::new("source").required(true).args(["reference", "buggy", "answers"]))]
 pub struct Args {
-    /// The benchmark: mbpp, humaneval_fix, quixbugs, micro, ...
+    /// The benchmark: mbpp, mbpp_plus, humaneval_fix, humaneval_plus, quixbugs, bigcodebench, micro
     #[arg(long, value_name = "NAME")]
     suite: String,
     /// Its file or folder; micro needs none
     #[arg(long, value_name = "PATH")]
     path: Option<PathBuf>,
+    /// bigcodebench: the prompt, complete or instruct
+    #[arg(long, value_name = "NAME")]
+    variant: Option<String>,
+    /// bigcodebench: full or hard
+    #[arg(long, value_name = "NAME")]
+    subset: Option<String>,
+    /// bigcodebench: the version whose corrections the rows get
+    #[arg(long = "data-version", value_name = "VERSION")]
+    version: Option<String>,
+    /// bigcodebench: the tasks taken, a file with an id a line
+    #[arg(long, value_name = "FILE")]
+    ids: Option<PathBuf>,
+    /// mbpp, humaneval_fix: EvalPlus' file; its inputs are tests too
+    #[arg(long, value_name = "FILE")]
+    extra_inputs: Option<PathBuf>,
     /// Judges its own solutions: each has to pass
     #[arg(long)]
     reference: bool,
@@ -74,7 +89,14 @@ impl Args {
     pub fn run(self) -> anyhow::Result<ExitCode> {
         let all = if self.suite == "micro" { MICRO } else { 0 };
         let limit = self.limit.map_or(all, NonZeroUsize::get);
-        let problems = problem::load(&self.suite, self.path.as_deref(), self.seed, limit)?;
+        let options = Options {
+            variant: self.variant.clone(),
+            subset: self.subset.clone(),
+            version: self.version.clone(),
+            ids: self.ids.clone(),
+            extra_inputs: self.extra_inputs.clone(),
+        };
+        let problems = problem::load(&self.suite, self.path.as_deref(), self.seed, limit, &options)?;
         let answers = match &self.answers {
             Some(path) => read_answers(path, &problems, self.limit.is_some())?,
             None => Vec::new(),

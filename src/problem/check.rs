@@ -5,6 +5,8 @@
 //! which asks the answer's process call by call (`beside`). What an answer sends is data and is never run. A trusted Python
 //! process reads the tests once per problem and says which of the two it is; it never sees an answer.
 
+mod calls;
+mod unittest;
 pub(in crate::problem) mod value;
 
 use std::collections::HashMap;
@@ -39,6 +41,8 @@ pub struct Checker {
     jobs: usize,
     stop: Option<Arc<AtomicBool>>,
     plans: Mutex<HashMap<Key, Arc<Plan>>>,
+    units: unittest::Units,
+    references: calls::References,
 }
 
 /// What a plan depends on: prelude, setup, tests.
@@ -80,7 +84,15 @@ impl Checker {
     /// A checker that runs at most `jobs` answers at once. An [`Error::Machine`] where the sandbox or `python3` lacks.
     pub fn new(mode: Mode, jobs: usize) -> Result<Checker> {
         let (sandbox, python) = (Sandbox::new(mode)?, Python::find()?);
-        Ok(Checker { sandbox, python, jobs: jobs.max(1), stop: None, plans: Mutex::default() })
+        Ok(Checker {
+            sandbox,
+            python,
+            jobs: jobs.max(1),
+            stop: None,
+            plans: Mutex::default(),
+            units: Default::default(),
+            references: Default::default(),
+        })
     }
 
     /// A flag that makes [`Checker::check_all`] end early with [`Error::Interrupted`].
@@ -154,11 +166,12 @@ impl Checker {
 
     /// Reads the tests of every problem that was not met before.
     fn prepare(&self, problems: &[&Problem]) -> Result<()> {
+        self.prepare_unittest(problems)?;
         let mut fresh: Vec<Key> = Vec::new();
         {
             let plans = self.plans();
             let mut seen = std::collections::HashSet::new();
-            for problem in problems.iter().filter(|problem| problem.check.form.is_statements()) {
+            for problem in problems.iter().filter(|problem| problem.check.has_statements()) {
                 if problem.language != "python" {
                     let what = format!("language is `{}`; only `python` can be checked", problem.language);
                     return Err(Error::input(&problem.id, what));
@@ -221,7 +234,7 @@ impl Checker {
 
     fn spawn(&self, source: &str, pipes: &[&OwnedFd], limits: Limits) -> Result<Running> {
         let args = [sandbox::ISOLATED.as_slice(), &["-c", source]].concat();
-        let program = Program { executable: &self.python.executable, args: &args, reads: &self.python.reads, pipes, limits };
+        let program = Program { reads: &self.python.reads, pipes, ..Program::new(&self.python.executable, &args, limits) };
         self.sandbox.spawn(&program)
     }
 
@@ -230,6 +243,8 @@ impl Checker {
         let (verdict, reason) = match &problem.check.form {
             _ if answer.trim().is_empty() => (Outcome::Refused, "the answer holds no code".into()),
             Form::Statements => self.statements(problem, answer)?,
+            Form::Calls { .. } => self.calls(problem, answer)?,
+            Form::Unittest { .. } => self.unittest(problem, answer)?,
         };
         Ok(Verdict { verdict, reason: cut(&reason, 300), seconds: start.elapsed().as_secs_f64() })
     }

@@ -8,8 +8,8 @@ use std::os::fd::RawFd;
 
 use crate::error::{Error, Result};
 
-use super::Limits;
 use super::filter::Filter;
+use super::{Limits, Memory};
 
 /// Which namespaces a program gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,8 +30,10 @@ pub(super) struct Plan<'a> {
     pub environment: Vec<CString>,
     /// The work folder.
     pub folder: CString,
-    /// Whether `folder` gets a tmpfs of its own.
-    pub mount: bool,
+    /// A folder that stays writable when everything else becomes read-only.
+    pub kept: Option<CString>,
+    /// Where a tmpfs goes.
+    pub mount: Option<CString>,
     /// The tmpfs' options.
     pub mount_options: CString,
     /// Namespaces to make.
@@ -40,7 +42,7 @@ pub(super) struct Plan<'a> {
     pub maps: [CString; 2],
     /// The Landlock ruleset, or -1.
     pub ruleset: RawFd,
-    /// Landlock rights below the work folder.
+    /// Landlock rights below the tmpfs.
     pub work_access: u64,
     /// The system-call filter.
     pub filter: Option<&'a Filter>,
@@ -48,9 +50,14 @@ pub(super) struct Plan<'a> {
     pub fds: Vec<RawFd>,
     /// Resource limits.
     pub limits: Limits,
-    /// End with code 0 instead of running the program.
+    /// How many processes it may have, if it may start any.
+    pub tree: Option<usize>,
+    /// End with code 0, or [`PROBE_WRITABLE`], instead of running the program.
     pub probe: bool,
 }
+
+/// How a probe ends where the program's view of the disk could not be made read-only.
+pub(super) const PROBE_WRITABLE: i32 = 3;
 
 /// The user and group alone, mapped to themselves: the only map that an ordinary user may write.
 pub(super) fn identity_maps() -> [CString; 2] {
@@ -169,6 +176,9 @@ struct MountAttr {
     userns: u64,
 }
 
+const READ_ONLY: u64 = 1;
+const NO_SETUID: u64 = 2;
+
 /// `landlock_path_beneath_attr` of landlock_add_rule(2).
 #[repr(C, packed)]
 struct PathBeneath {
@@ -196,19 +206,36 @@ unsafe fn steps(shared: &Shared<'_>) -> &'static str {
                 return "user map";
             }
         }
-        if plan.mount {
+        let mut read_only = false;
+        if plan.namespaces != Namespaces::None {
             let none = std::ptr::null();
             if libc::mount(none, c"/".as_ptr(), none, libc::MS_REC | libc::MS_PRIVATE, none.cast()) != 0 {
                 return "private mounts";
             }
+            if let Some(kept) = &plan.kept
+                && libc::mount(kept.as_ptr(), kept.as_ptr(), none, libc::MS_BIND | libc::MS_REC, none.cast()) != 0
+            {
+                return "kept folder";
+            }
             // Read-only and no setuid, below Landlock's own rules; kernels before 5.12 have no such call.
-            let attr = MountAttr { set: 0x1 | 0x2, clear: 0, propagation: 0, userns: 0 };
+            let attr = MountAttr { set: READ_ONLY | NO_SETUID, clear: 0, propagation: 0, userns: 0 };
+            let size = size_of::<MountAttr>();
             const AT_RECURSIVE: i32 = 0x8000;
-            libc::syscall(libc::SYS_mount_setattr, -1, c"/".as_ptr(), AT_RECURSIVE, &attr, size_of::<MountAttr>());
-            let flags = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
-            let options = plan.mount_options.as_ptr().cast();
-            if libc::mount(c"tmpfs".as_ptr(), plan.folder.as_ptr(), c"tmpfs".as_ptr(), flags, options) != 0 {
-                return "work folder";
+            read_only = libc::syscall(libc::SYS_mount_setattr, -1, c"/".as_ptr(), AT_RECURSIVE, &attr, size) == 0;
+            if let Some(kept) = &plan.kept
+                && read_only
+            {
+                let attr = MountAttr { set: 0, clear: READ_ONLY, propagation: 0, userns: 0 };
+                if libc::syscall(libc::SYS_mount_setattr, -1, kept.as_ptr(), 0, &attr, size) != 0 {
+                    return "kept folder";
+                }
+            }
+        }
+        if let Some(mount) = &plan.mount {
+            let execute = if plan.tree.is_some() { 0 } else { libc::MS_NOEXEC };
+            let flags = libc::MS_NOSUID | libc::MS_NODEV | execute;
+            if libc::mount(c"tmpfs".as_ptr(), mount.as_ptr(), c"tmpfs".as_ptr(), flags, plan.mount_options.as_ptr().cast()) != 0 {
+                return "temporary folder";
             }
         }
         if libc::chdir(plan.folder.as_ptr()) != 0 {
@@ -227,26 +254,42 @@ unsafe fn steps(shared: &Shared<'_>) -> &'static str {
             }
         }
 
-        // Processes need no limit of their own: the filter denies forking, and threads take address space.
         let limits = plan.limits;
-        let seconds = limits.wall.as_secs() + 2;
-        let set = limit(libc::RLIMIT_AS, limits.memory)
+        let address = match limits.memory {
+            Memory::Address(bytes) => bytes,
+            Memory::Resident(_) => libc::RLIM_INFINITY,
+        };
+        // The processor time of a tree is spread over processes and processors: its bound is the wall clock.
+        let (seconds, descriptors) = match plan.tree {
+            None => (limits.wall.as_secs() + 2, 64),
+            Some(_) => (libc::RLIM_INFINITY, 1024),
+        };
+        let mut set = limit(libc::RLIMIT_AS, address)
             && limit(libc::RLIMIT_CPU, seconds)
             && limit(libc::RLIMIT_FSIZE, limits.disk)
-            && limit(libc::RLIMIT_NOFILE, 64)
+            && limit(libc::RLIMIT_NOFILE, descriptors)
             && limit(libc::RLIMIT_CORE, 0)
             && limit(libc::RLIMIT_STACK, 16 << 20)
             && limit(libc::RLIMIT_MSGQUEUE, 0)
             && limit(libc::RLIMIT_MEMLOCK, 0);
+        // Where only threads may start, the filter denies forking and threads take address space. A tree is counted by the
+        // host; below a user namespace the kernel counts too, threads included, for everyone but root.
+        if let (Some(most), Namespaces::User) = (plan.tree, plan.namespaces) {
+            set = set && limit(libc::RLIMIT_NPROC, 1024 + 64 * most as u64);
+        }
         if !set {
             return "resource limits";
+        }
+        // While the program lives, what loses its parent in the tree becomes its child, where the host can see it.
+        if plan.tree.is_some() && libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0 {
+            return "orphans";
         }
         if libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 {
             return "no new privileges";
         }
         if ruleset >= 0 {
-            if plan.mount {
-                let parent = libc::open(plan.folder.as_ptr(), libc::O_PATH | libc::O_CLOEXEC);
+            if let Some(mount) = &plan.mount {
+                let parent = libc::open(mount.as_ptr(), libc::O_PATH | libc::O_CLOEXEC);
                 let rule = PathBeneath { access: plan.work_access, parent };
                 if libc::syscall(libc::SYS_landlock_add_rule, ruleset, 1, &rule, 0) != 0 {
                     return "landlock rule";
@@ -283,7 +326,7 @@ unsafe fn steps(shared: &Shared<'_>) -> &'static str {
             }
         }
         if plan.probe {
-            libc::_exit(0);
+            libc::_exit(if read_only || plan.namespaces == Namespaces::None { 0 } else { PROBE_WRITABLE });
         }
         libc::execve(shared.argv[0], shared.argv.as_ptr(), shared.envp.as_ptr());
         "exec"

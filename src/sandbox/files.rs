@@ -16,18 +16,48 @@ use crate::error::{Error, Result};
 const SYSTEM: [&str; 9] =
     ["/usr", "/bin", "/lib", "/lib32", "/lib64", "/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/localtime"];
 
-/// Rights of a program below its work folder: ordinary files and folders, no devices, sockets, FIFOs or executables.
-fn work_rights() -> BitFlags<AccessFs> {
-    AccessFs::ReadFile
-        | AccessFs::ReadDir
-        | AccessFs::WriteFile
-        | AccessFs::RemoveDir
-        | AccessFs::RemoveFile
-        | AccessFs::MakeDir
-        | AccessFs::MakeReg
-        | AccessFs::MakeSym
-        | AccessFs::Refer
-        | AccessFs::Truncate
+/// What compilers and run times read besides: links to the chosen version, settings of libraries.
+const TOOLS: [&str; 2] = ["/etc/alternatives", "/etc/ssl/openssl.cnf"];
+
+/// The first Landlock version that keeps signals inside a sandbox.
+pub(super) const SCOPES_SIGNALS: i32 = 6;
+
+/// What a program may do below a folder of its own.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Rights {
+    /// The kernel's Landlock version.
+    pub landlock: i32,
+    /// Whether it may run what it finds there.
+    pub execute: bool,
+}
+
+impl Rights {
+    /// Ordinary files and folders: no devices, sockets or FIFOs.
+    fn flags(self) -> BitFlags<AccessFs> {
+        let rights = AccessFs::ReadFile
+            | AccessFs::ReadDir
+            | AccessFs::WriteFile
+            | AccessFs::RemoveDir
+            | AccessFs::RemoveFile
+            | AccessFs::MakeDir
+            | AccessFs::MakeReg
+            | AccessFs::MakeSym
+            | AccessFs::Refer
+            | AccessFs::Truncate;
+        if self.execute { rights | AccessFs::Execute } else { rights }
+    }
+
+    /// The same as a raw mask, less what a kernel of this version does not know.
+    pub(super) fn bits(self) -> u64 {
+        let mut rights = self.flags();
+        if self.landlock < 2 {
+            rights &= !BitFlags::from(AccessFs::Refer);
+        }
+        if self.landlock < 3 {
+            rights &= !BitFlags::from(AccessFs::Truncate);
+        }
+        rights.bits()
+    }
 }
 
 /// The kernel's Landlock version, 0 or less where there is none.
@@ -37,21 +67,8 @@ pub(super) fn landlock_version() -> i32 {
     unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, std::ptr::null::<u8>(), 0, VERSION) as i32 }
 }
 
-/// The same rights as a raw mask, less those that a kernel of this Landlock version does not know.
-pub(super) fn work_access(version: i32) -> u64 {
-    let mut rights = work_rights();
-    if version < 2 {
-        rights &= !BitFlags::from(AccessFs::Refer);
-    }
-    if version < 3 {
-        rights &= !BitFlags::from(AccessFs::Truncate);
-    }
-    rights.bits()
-}
-
-/// A ruleset that denies everything but reading the system and `reads`, the harmless devices, and, where it is a folder
-/// on disk, writing below `work`.
-pub(super) fn ruleset(reads: &[PathBuf], work: Option<&Path>) -> Result<OwnedFd> {
+/// A ruleset that denies everything but reading the system and `reads`, the harmless devices, and writing below `writes`.
+pub(super) fn ruleset(reads: &[PathBuf], writes: &[(&Path, Rights)], tools: bool) -> Result<OwnedFd> {
     let wrong = |e: &dyn std::fmt::Display| Error::Machine(format!("landlock: {e}"));
     let abi = ABI::V6;
     let read = AccessFs::from_read(abi);
@@ -67,9 +84,10 @@ pub(super) fn ruleset(reads: &[PathBuf], work: Option<&Path>) -> Result<OwnedFd>
         ("/dev/zero", AccessFs::ReadFile.into()),
         ("/dev/urandom", AccessFs::ReadFile.into()),
     ];
-    let paths = SYSTEM.iter().map(|p| (Path::new(p), read)).chain(reads.iter().map(|p| (p.as_path(), read)));
+    let tools = if tools { tool_settings() } else { Vec::new() };
+    let paths = SYSTEM.iter().map(Path::new).chain(tools.iter().chain(reads).map(PathBuf::as_path)).map(|p| (p, read));
     let paths = paths.chain(devices.iter().map(|(p, rights)| (Path::new(*p), *rights)));
-    for (path, rights) in paths.chain(work.map(|w| (w, work_rights()))) {
+    for (path, rights) in paths.chain(writes.iter().map(|(path, rights)| (*path, rights.flags()))) {
         // What a machine lacks needs no rule.
         let Ok(fd) = PathFd::new(path) else { continue };
         let rights = if path.is_dir() { rights } else { rights & AccessFs::from_file(abi) };
@@ -78,9 +96,34 @@ pub(super) fn ruleset(reads: &[PathBuf], work: Option<&Path>) -> Result<OwnedFd>
     Option::<OwnedFd>::from(ruleset).ok_or_else(|| Error::Machine("landlock: the kernel gave no ruleset".into()))
 }
 
+/// The folders of [`TOOLS`] that are there, and /etc/java-17-openjdk and its like.
+fn tool_settings() -> Vec<PathBuf> {
+    let entries = fs::read_dir("/etc").into_iter().flatten().flatten().map(|entry| entry.path());
+    let java = entries.filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("java-")));
+    java.chain(TOOLS.map(PathBuf::from)).collect()
+}
+
+/// Gives a program below `kept` the executable bit that a linker could not give it where modes cannot be changed.
+pub(super) fn make_executable(program: &Path, kept: &Path) -> Result<()> {
+    use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+    let Ok(real) = program.canonicalize() else { return Ok(()) };
+    if !real.starts_with(kept) {
+        return Ok(());
+    }
+    let wrong = |e| Error::io(&real, e);
+    let file = fs::File::options().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(&real).map_err(wrong)?;
+    let meta = file.metadata().map_err(wrong)?;
+    let mode = meta.permissions().mode();
+    if meta.is_file() && mode & 0o100 == 0 {
+        file.set_permissions(fs::Permissions::from_mode(mode & 0o777 | 0o100)).map_err(wrong)?;
+    }
+    Ok(())
+}
+
 /// Where the tmpfs of a program with a mount namespace goes: a folder that every system has and the program need not see.
-pub(super) fn mount_point(reads: &[PathBuf]) -> PathBuf {
-    let free = |folder: &&&str| Path::new(folder).is_dir() && !reads.iter().any(|read| read.starts_with(folder));
+pub(super) fn mount_point(reads: &[PathBuf], kept: Option<&Path>) -> PathBuf {
+    let seen = || reads.iter().map(PathBuf::as_path).chain(kept);
+    let free = |folder: &&&str| Path::new(folder).is_dir() && !seen().any(|path| path.starts_with(folder));
     PathBuf::from(["/tmp", "/var/tmp", "/mnt"].iter().find(free).unwrap_or(&"/tmp"))
 }
 
@@ -101,20 +144,17 @@ impl Work {
     pub(super) fn path(&self) -> &Path {
         &self.0
     }
+}
 
-    /// Bytes that the folder takes; links are not followed.
-    pub(super) fn bytes(&self) -> u64 {
-        fn sum(folder: &Path) -> u64 {
-            let Ok(entries) = fs::read_dir(folder) else { return 0 };
-            let size = |entry: fs::DirEntry| match entry.metadata() {
-                Ok(meta) if meta.is_dir() => 4096 + sum(&entry.path()),
-                Ok(meta) => meta.len(),
-                Err(_) => 0,
-            };
-            entries.flatten().map(size).sum()
-        }
-        sum(&self.0)
-    }
+/// Bytes that a folder takes; links are not followed.
+pub(super) fn bytes(folder: &Path) -> u64 {
+    let Ok(entries) = fs::read_dir(folder) else { return 0 };
+    let size = |entry: fs::DirEntry| match entry.metadata() {
+        Ok(meta) if meta.is_dir() => 4096 + bytes(&entry.path()),
+        Ok(meta) => meta.len(),
+        Err(_) => 0,
+    };
+    entries.flatten().map(size).sum()
 }
 
 impl Drop for Work {

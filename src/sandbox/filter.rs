@@ -24,7 +24,7 @@ impl std::fmt::Debug for Filter {
     }
 }
 
-/// Denied whatever the arguments. `clone3` is treated apart.
+/// Denied whatever the arguments. What depends on the program comes below.
 const DENIED: &[libc::c_long] = &[
     // The network. A socketpair leads nowhere but to its other end, and event loops need one.
     libc::SYS_socket,
@@ -39,11 +39,6 @@ const DENIED: &[libc::c_long] = &[
     libc::SYS_process_vm_writev,
     libc::SYS_process_madvise,
     libc::SYS_kcmp,
-    libc::SYS_kill,
-    libc::SYS_tkill,
-    libc::SYS_tgkill,
-    libc::SYS_rt_sigqueueinfo,
-    libc::SYS_rt_tgsigqueueinfo,
     libc::SYS_pidfd_open,
     libc::SYS_pidfd_getfd,
     libc::SYS_pidfd_send_signal,
@@ -75,12 +70,8 @@ const DENIED: &[libc::c_long] = &[
     libc::SYS_swapon,
     libc::SYS_swapoff,
     // Metadata, which Landlock does not guard: they would work on any file of the same user.
-    libc::SYS_fchmod,
-    libc::SYS_fchmodat,
-    452, // fchmodat2, one number on every architecture
     libc::SYS_fchown,
     libc::SYS_fchownat,
-    libc::SYS_utimensat,
     libc::SYS_setxattr,
     libc::SYS_lsetxattr,
     libc::SYS_fsetxattr,
@@ -90,7 +81,6 @@ const DENIED: &[libc::c_long] = &[
     463, // setxattrat
     466, // removexattrat
     libc::SYS_mknodat,
-    libc::SYS_flock,
     // The kernel itself.
     libc::SYS_bpf,
     libc::SYS_perf_event_open,
@@ -129,14 +119,8 @@ const DENIED: &[libc::c_long] = &[
 /// Calls that only this architecture still has.
 #[cfg(target_arch = "x86_64")]
 const DENIED_HERE: &[libc::c_long] = &[
-    libc::SYS_fork,
-    libc::SYS_vfork,
-    libc::SYS_chmod,
     libc::SYS_chown,
     libc::SYS_lchown,
-    libc::SYS_utime,
-    libc::SYS_utimes,
-    libc::SYS_futimesat,
     libc::SYS_mknod,
     libc::SYS_kexec_file_load,
     libc::SYS_iopl,
@@ -146,38 +130,137 @@ const DENIED_HERE: &[libc::c_long] = &[
 #[cfg(not(target_arch = "x86_64"))]
 const DENIED_HERE: &[libc::c_long] = &[];
 
+/// Signals to other processes.
+const SIGNALS: &[libc::c_long] =
+    &[libc::SYS_kill, libc::SYS_tkill, libc::SYS_tgkill, libc::SYS_rt_sigqueueinfo, libc::SYS_rt_tgsigqueueinfo];
+
+/// Ways out of a process group.
+const GROUPS: &[libc::c_long] = &[libc::SYS_setsid, libc::SYS_setpgid];
+
+const FCHMODAT2: libc::c_long = 452; // one number on every architecture
+
+/// Calls that change modes, each with the argument that holds the mode.
+const MODES: &[(libc::c_long, u8)] = &[(libc::SYS_fchmod, 1), (libc::SYS_fchmodat, 2), (FCHMODAT2, 2)];
+#[cfg(target_arch = "x86_64")]
+const MODES_HERE: &[(libc::c_long, u8)] = &[(libc::SYS_chmod, 1)];
+#[cfg(not(target_arch = "x86_64"))]
+const MODES_HERE: &[(libc::c_long, u8)] = &[];
+
+/// Calls that make a file, each with the argument that holds its mode.
+const MAKING: &[(libc::c_long, u8)] = &[(libc::SYS_openat, 3)];
+#[cfg(target_arch = "x86_64")]
+const MAKING_HERE: &[(libc::c_long, u8)] = &[(libc::SYS_open, 2), (libc::SYS_creat, 1)];
+#[cfg(not(target_arch = "x86_64"))]
+const MAKING_HERE: &[(libc::c_long, u8)] = &[];
+
+/// Calls that change times.
+const TIMES: &[libc::c_long] = &[libc::SYS_utimensat];
+#[cfg(target_arch = "x86_64")]
+const TIMES_HERE: &[libc::c_long] = &[libc::SYS_utime, libc::SYS_utimes, libc::SYS_futimesat];
+#[cfg(not(target_arch = "x86_64"))]
+const TIMES_HERE: &[libc::c_long] = &[];
+
+/// Calls that start a process and nothing else.
+#[cfg(target_arch = "x86_64")]
+const FORKS: &[libc::c_long] = &[libc::SYS_fork, libc::SYS_vfork];
+#[cfg(not(target_arch = "x86_64"))]
+const FORKS: &[libc::c_long] = &[];
+
 /// Terminal calls that put words into somebody's mouth: TIOCSTI and TIOCLINUX.
 const TERMINAL: [u64; 2] = [0x5412, 0x541C];
 
+/// Set-user-id and set-group-id: a file that has one of them acts for its owner wherever the host runs it.
+const SET_ID: [u64; 2] = [0o4000, 0o2000];
+
+/// Flags of clone that make a namespace, or a process that is no child of its maker.
+const CLONE_OUT: [i32; 8] = [
+    libc::CLONE_NEWNS,
+    libc::CLONE_NEWCGROUP,
+    libc::CLONE_NEWUTS,
+    libc::CLONE_NEWIPC,
+    libc::CLONE_NEWUSER,
+    libc::CLONE_NEWPID,
+    libc::CLONE_NEWNET,
+    libc::CLONE_PARENT,
+];
+
+/// Rules by system call; a call with an empty list matches whatever its arguments.
+type Rules = BTreeMap<i64, Vec<SeccompRule>>;
+
+fn wrong(error: &dyn std::fmt::Display) -> Error {
+    Error::Machine(format!("the system-call filter cannot be made: {error}"))
+}
+
+fn rule(argument: u8, operator: SeccompCmpOp, value: u64) -> Result<SeccompRule> {
+    let condition = SeccompCondition::new(argument, SeccompCmpArgLen::Dword, operator, value).map_err(|e| wrong(&e))?;
+    SeccompRule::new(vec![condition]).map_err(|e| wrong(&e))
+}
+
+/// What every program is denied.
+fn denied() -> Result<Rules> {
+    let mut rules: Rules = DENIED.iter().chain(DENIED_HERE).map(|call| (*call, Vec::new())).collect();
+    rules.insert(libc::SYS_prlimit64, vec![rule(0, SeccompCmpOp::Ne, 0)?]);
+    let terminal = TERMINAL.iter().map(|request| rule(1, SeccompCmpOp::Eq, *request)).collect::<Result<_>>()?;
+    rules.insert(libc::SYS_ioctl, terminal);
+    Ok(rules)
+}
+
 impl Filter {
-    /// Compiles the filter for this machine.
-    pub(super) fn new() -> Result<Filter> {
-        let wrong = |e: &dyn std::fmt::Display| Error::Machine(format!("the system-call filter cannot be made: {e}"));
-        let arch = std::env::consts::ARCH.try_into().map_err(|e: seccompiler::BackendError| wrong(&e))?;
-        let rule = |argument, operator, value| -> Result<SeccompRule> {
-            let condition = SeccompCondition::new(argument, SeccompCmpArgLen::Dword, operator, value).map_err(|e| wrong(&e))?;
-            SeccompRule::new(vec![condition]).map_err(|e| wrong(&e))
-        };
-        let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
-            DENIED.iter().chain(DENIED_HERE).map(|call| (*call, Vec::new())).collect();
+    /// For a program that may start threads only.
+    pub(super) fn threads() -> Result<Filter> {
+        let mut rules = denied()?;
         // A thread is welcome, a process is not.
         let thread = libc::CLONE_THREAD as u64;
         rules.insert(libc::SYS_clone, vec![rule(0, SeccompCmpOp::MaskedEq(thread), 0)?]);
-        rules.insert(libc::SYS_prlimit64, vec![rule(0, SeccompCmpOp::Ne, 0)?]);
-        let mut terminal = Vec::new();
-        for request in TERMINAL {
-            terminal.push(rule(1, SeccompCmpOp::Eq, request)?);
-        }
-        rules.insert(libc::SYS_ioctl, terminal);
+        let modes = MODES.iter().chain(MODES_HERE).map(|(call, _)| call);
+        let calls = FORKS.iter().chain(SIGNALS).chain(modes).chain(TIMES).chain(TIMES_HERE).chain(&[libc::SYS_flock]);
+        rules.extend(calls.map(|call| (*call, Vec::new())));
+        Filter::compile(&[(rules, libc::EPERM), (clone3(), libc::ENOSYS)])
+    }
 
-        // clone3 hides its flags in memory; without it the C library falls back to clone.
-        let newer = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
-        let compile = |rules, errno: i32| -> Result<BpfProgram> {
-            SeccompFilter::new(rules, SeccompAction::Allow, SeccompAction::Errno(errno as u32), arch)
-                .and_then(BpfProgram::try_from)
-                .map_err(|e| wrong(&e))
+    /// For a program that may start processes. `apart` says that it has a pid namespace, `signals` that signals stay
+    /// inside, `read_only` that it can change nothing on the host's disk but in its own folder.
+    pub(super) fn tree(apart: bool, signals: bool, read_only: bool) -> Result<Filter> {
+        let mut rules = denied()?;
+        let out = CLONE_OUT.iter().map(|flag| rule(0, SeccompCmpOp::MaskedEq(*flag as u64), *flag as u64));
+        rules.insert(libc::SYS_clone, out.collect::<Result<_>>()?);
+        if !apart {
+            // The group is what the host kills.
+            rules.extend(GROUPS.iter().map(|call| (*call, Vec::new())));
+        }
+        if !signals {
+            rules.extend(SIGNALS.iter().map(|call| (*call, Vec::new())));
+        }
+        let set_id = |argument| {
+            SET_ID.iter().map(move |bit| rule(argument, SeccompCmpOp::MaskedEq(*bit), *bit)).collect::<Result<Vec<_>>>()
         };
-        let mut programs = vec![compile(newer, libc::ENOSYS)?, compile(rules, libc::EPERM)?];
+        for (call, argument) in MAKING.iter().chain(MAKING_HERE) {
+            rules.insert(*call, set_id(*argument)?);
+        }
+        // Tools want to set modes and times, and some give up when they cannot.
+        let mut quiet = Rules::new();
+        if read_only {
+            for (call, argument) in MODES.iter().chain(MODES_HERE) {
+                rules.insert(*call, set_id(*argument)?);
+            }
+        } else {
+            let calls = MODES.iter().chain(MODES_HERE).map(|(call, _)| call).chain(TIMES).chain(TIMES_HERE);
+            quiet.extend(calls.map(|call| (*call, Vec::new())));
+        }
+        let mut newer = clone3();
+        // It hides the mode of a new file in memory; without it openat is used.
+        newer.insert(libc::SYS_openat2, Vec::new());
+        Filter::compile(&[(rules, libc::EPERM), (newer, libc::ENOSYS), (quiet, 0)])
+    }
+
+    /// One program per errno.
+    fn compile(rules: &[(Rules, i32)]) -> Result<Filter> {
+        let arch = std::env::consts::ARCH.try_into().map_err(|e: seccompiler::BackendError| wrong(&e))?;
+        let mut programs = Vec::new();
+        for (rules, errno) in rules.iter().filter(|(rules, _)| !rules.is_empty()) {
+            let filter = SeccompFilter::new(rules.clone(), SeccompAction::Allow, SeccompAction::Errno(*errno as u32), arch);
+            programs.push(filter.and_then(BpfProgram::try_from).map_err(|e| wrong(&e))?);
+        }
         if cfg!(target_arch = "x86_64") {
             programs.push(no_x32());
         }
@@ -192,6 +275,11 @@ impl Filter {
     pub(super) fn programs(&self) -> &[libc::sock_fprog] {
         &self.headers
     }
+}
+
+/// clone3 hides its flags in memory; without it the C library falls back to clone.
+fn clone3() -> Rules {
+    Rules::from([(libc::SYS_clone3, Vec::new())])
 }
 
 /// The x32 calls have numbers of their own above bit 30, which a list of numbers would miss.

@@ -15,7 +15,7 @@ use crate::hygiene::{self, Evaluation};
 use crate::problem;
 use crate::prompt;
 use crate::recipe::{Objective, Recipe};
-use crate::record::{Conversation, Extra, Message, Outcome, Problem, Split, Trace, read_jsonl, write_jsonl};
+use crate::record::{Conversation, Extra, Message, Outcome, Problem, Split, Trace, program, read_jsonl, write_jsonl};
 use crate::telemetry::{Progress, note};
 
 /// The conversation that a trace teaches. Only the teacher's own text is trained on, never the reference.
@@ -31,12 +31,13 @@ fn conversation(trace: &Trace, problem: &Problem, recipe: &Recipe) -> Conversati
     extra.insert("split".into(), json!(problem.split));
     extra.insert("verified".into(), json!(trace.verdict.as_ref().is_some_and(|v| v.verdict == Outcome::Pass)));
     // What a trace from elsewhere does not tell is not made up.
-    for name in ["temperature", "max_tokens", "stop", "program"] {
+    for name in ["temperature", "max_tokens", "stop"] {
         if let Some(value) = trace.extra.get(name) {
             extra.insert(name.into(), value.clone());
         }
     }
     extra.insert("tokens".into(), json!(trace.usage.output_tokens));
+    extra.insert("program".into(), program());
     Conversation { id: trace.id.clone(), messages: vec![Message::user(trace.prompt.as_str()), Message::assistant(answer)], extra }
 }
 

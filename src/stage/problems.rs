@@ -8,7 +8,7 @@ use serde_json::json;
 use super::{Files, checker};
 use crate::error::Result;
 use crate::hygiene;
-use crate::problem;
+use crate::problem::{self, Options};
 use crate::recipe::Recipe;
 use crate::record::write_jsonl;
 use crate::telemetry::{Progress, note};
@@ -17,7 +17,14 @@ use crate::telemetry::{Progress, note};
 pub fn run(recipe: &Recipe) -> Result<()> {
     let (files, settings) = (Files::of(recipe), &recipe.problems);
     let seed = settings.seed.unwrap_or(recipe.seed);
-    let mut problems = problem::load(&settings.suite, settings.path.as_deref(), seed, settings.count)?;
+    let options = Options {
+        variant: settings.variant.clone(),
+        subset: settings.subset.clone(),
+        version: settings.version.clone(),
+        ids: settings.ids.clone(),
+        extra_inputs: settings.extra_inputs.clone(),
+    };
+    let mut problems = problem::load(&settings.suite, settings.path.as_deref(), seed, settings.count, &options)?;
     let checker = checker(recipe)?;
     let mut dropped = Vec::new();
     if settings.mutate && problems.iter().any(|problem| problem.buggy.is_none()) {

@@ -77,6 +77,43 @@ impl Value {
         }
     }
 
+    /// Whether both hold the same items, order and repetition aside; a text holds its characters.
+    pub(in crate::problem) fn same_set(&self, other: &Value) -> bool {
+        let items = |value: &Value| {
+            let mut items = match value {
+                Value::List(items) | Value::Tuple(items) | Value::Set(items) | Value::Frozen(items) => {
+                    items.iter().map(Value::canonical).collect::<Option<Vec<_>>>()?
+                }
+                Value::Str(text) => String::from_utf8_lossy(text)
+                    .chars()
+                    .map(|c| Value::text(c.encode_utf8(&mut [0; 4])).canonical())
+                    .collect::<Option<Vec<_>>>()?,
+                Value::Dict(pairs) => pairs.iter().map(|(key, _)| key.canonical()).collect::<Option<Vec<_>>>()?,
+                _ => return None,
+            };
+            items.sort_unstable();
+            items.dedup();
+            Some(items)
+        };
+        matches!((items(self), items(other)), (Some(a), Some(b)) if a == b)
+    }
+
+    /// A real number, rounded to a float.
+    pub(in crate::problem) fn number(&self) -> Option<f64> {
+        match self {
+            Value::Bool(b) => Some(f64::from(*b)),
+            Value::Float(x) => Some(*x),
+            Value::Int(digits) => {
+                let magnitude = digits
+                    .trim_start_matches('-')
+                    .chars()
+                    .try_fold(0.0, |sum, c| Some(sum * 16.0 + f64::from(c.to_digit(16)?)))?;
+                Some(if digits.starts_with('-') { -magnitude } else { magnitude })
+            }
+            _ => None,
+        }
+    }
+
     /// Whether every part is plain data.
     pub(in crate::problem) fn plain(&self) -> bool {
         match self {
