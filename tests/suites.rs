@@ -163,7 +163,8 @@ fn quixbugs_solutions_pass_and_bugs_fail() {
 
 /// Modules of the standard library, as this Python names them.
 fn standard() -> Vec<String> {
-    let output = std::process::Command::new("python3").args(["-c", "import sys; print(*sys.stdlib_module_names)"]).output().unwrap();
+    let output =
+        std::process::Command::new("python3").args(["-c", "import sys; print(*sys.stdlib_module_names)"]).output().unwrap();
     String::from_utf8(output.stdout).unwrap().split_whitespace().map(str::to_owned).collect()
 }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::error::Result;
 use crate::record::{Form, Oracle, Outcome, Problem};
-use crate::sandbox::Limits;
+use crate::sandbox::{Limits, Memory};
 
 use super::value::Value;
 use super::{Checker, Judged, SPLIT, Talk, cut, part_failed, raised};
@@ -104,7 +104,7 @@ impl Checker {
         judge: &mut dyn FnMut(usize, Value) -> Option<Judged>,
     ) -> Result<std::result::Result<(), Judged>> {
         let (mut talk, channels) = Talk::open()?;
-        let limits = Limits { memory: MEMORY, output: OUTPUT, ..Limits::of(wall) };
+        let limits = Limits { memory: Memory::Address(MEMORY), output: OUTPUT, ..Limits::of(wall) };
         let mut running = self.spawn(SPLIT, &[&channels.0, &channels.1], limits)?;
         drop(channels);
         let texts = Value::List(calls.iter().map(|call| Value::text(call)).collect());

@@ -12,13 +12,13 @@
 //! verdict from within the process can be.
 
 use std::collections::{HashMap, HashSet};
-use std::path::PathBuf;
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::error::{Error, Result};
 use crate::record::{Form, Outcome, Problem};
-use crate::sandbox::{Limits, Program, Running};
+use crate::sandbox::{Limits, Memory, Processes, Program, Running};
 
 use super::value::Value;
 use super::{Checker, Judged, PLANNING, Talk, cut, part_failed, raised, texts};
@@ -28,8 +28,10 @@ const RUN: &str = concat!(include_str!("codec.py"), include_str!("unittest_run.p
 
 /// Isolated, but with the site packages: these tests may ask for NumPy and its like.
 const WITH_PACKAGES: [&str; 2] = ["-I", "-B"];
-/// The least time the reference gets: a problem that is checked under a short limit has twins like any other.
-const CALIBRATION: Duration = Duration::from_secs(30);
+/// How much longer tests may take together with their twins.
+const TWINS: f64 = 2.0;
+/// Processes at once: some of the functions start programs.
+const PROCESSES: usize = 32;
 /// Address space: what the official harness gives is 30 GiB; the libraries reserve much more than they use.
 const MEMORY: u64 = 4 << 30;
 /// Files that tests write.
@@ -42,7 +44,7 @@ const BATCH: usize = 16;
 pub(super) struct Units(Mutex<HashMap<Key, Arc<Unit>>>);
 
 /// The fields of a problem that its twins depend on.
-type Key = (String, String, Vec<String>, Option<String>);
+type Key = (String, Vec<String>, Option<String>, u64);
 
 #[derive(Debug)]
 enum Unit {
@@ -76,8 +78,12 @@ struct Case {
 struct Expected {
     /// The tests have to run without their twins too: beside them, some fail.
     alone: bool,
+    /// Reports of the mixed text that are waited for: as many as the reference gave in its time.
+    count: usize,
     /// Names of the mixed text that say nothing about an answer.
     left_out: HashSet<String>,
+    /// The verdict on the reference itself.
+    reference: Option<Judged>,
 }
 
 /// One report on a test.
@@ -96,7 +102,7 @@ impl Units {
 
 fn key(problem: &Problem) -> Key {
     let check = &problem.check;
-    (check.prelude.clone(), check.setup.clone(), check.tests.clone(), problem.reference.clone())
+    (check.prelude.clone(), check.tests.clone(), problem.reference.clone(), check.timeout_s.to_bits())
 }
 
 impl Checker {
@@ -161,10 +167,20 @@ impl Checker {
         Ok(Some(units))
     }
 
-    fn spawn_with_packages(&self, source: &str, pipes: &[&std::os::fd::OwnedFd], limits: Limits) -> Result<Running> {
+    fn spawn_with_packages(&self, source: &str, pipes: &[&OwnedFd], limits: Limits) -> Result<Running> {
         let args = [WITH_PACKAGES.as_slice(), &["-c", source]].concat();
-        let reads: &[PathBuf] = &self.python.reads;
-        self.sandbox.spawn(&Program { executable: &self.python.executable, args: &args, reads, pipes, limits })
+        let executable = self.python.executable.as_path();
+        // Functions that start `python` mean this one.
+        let folder = executable.parent().map_or(String::new(), |folder| folder.display().to_string());
+        let path = format!("{folder}:/usr/bin:/bin");
+        let program = Program {
+            reads: &self.python.reads,
+            pipes,
+            environment: &[("PATH", &path)],
+            processes: Processes::Tree(PROCESSES),
+            ..Program::new(executable, &args, limits)
+        };
+        self.sandbox.spawn(&program)
     }
 
     /// Judges an answer by the test classes of its problem.
@@ -182,18 +198,16 @@ impl Checker {
             return Ok((Outcome::Fail, "the problem has no tests".into()));
         }
         let expected = self.calibrate(problem, tests)?;
-        let wall = Duration::try_from_secs_f64(problem.check.timeout_s).unwrap_or(CALIBRATION);
-        if expected.alone {
-            let verdict =
-                self.run_tests(problem, answer, &problem.check.tests.join("\n"), tests.names.len(), wall, &mut |report| {
-                    let known = tests.names.contains(&report.name);
-                    (!known || !report.passed).then(|| failed(&report.name, &report))
-                })?;
-            if let Err(verdict) = verdict {
-                return Ok(verdict);
-            }
+        // What the reference came to is known.
+        if let (true, Some(verdict)) = (problem.reference.as_deref() == Some(answer), &expected.reference) {
+            return Ok(verdict.clone());
         }
-        let verdict = self.run_tests(problem, answer, &tests.mixed, tests.cases.len(), wall, &mut |report| {
+        if expected.alone
+            && let Err(verdict) = self.run_alone(problem, tests, answer)?
+        {
+            return Ok(verdict);
+        }
+        let ended = self.run_tests(problem, answer, &tests.mixed, expected.count, TWINS, &mut |report| {
             let Some(case) = tests.cases.iter().find(|case| case.name == report.name) else {
                 return Some((Outcome::Fail, "a report on a test that does not exist".into()));
             };
@@ -204,7 +218,15 @@ impl Checker {
                 _ => None,
             }
         })?;
-        Ok(verdict.err().unwrap_or((Outcome::Pass, String::new())))
+        Ok(ended.err().unwrap_or((Outcome::Pass, String::new())))
+    }
+
+    /// Runs the tests without their twins.
+    fn run_alone(&self, problem: &Problem, tests: &Tests, answer: &str) -> Result<std::result::Result<(), Judged>> {
+        self.run_tests(problem, answer, &problem.check.tests.join("\n"), tests.names.len(), 1.0, &mut |report| {
+            let known = tests.names.contains(&report.name);
+            (!known || !report.passed).then(|| failed(&report.name, &report))
+        })
     }
 
     /// Runs the reference with the twins, once for each problem.
@@ -213,11 +235,11 @@ impl Checker {
         if let Some(expected) = &*slot {
             return Ok(Arc::clone(expected));
         }
-        let mut expected = Expected::default();
+        let mut expected = Expected { count: tests.cases.len(), ..Expected::default() };
         if let Some(reference) = &problem.reference {
-            let wall = Duration::try_from_secs_f64(problem.check.timeout_s).unwrap_or(CALIBRATION).max(CALIBRATION);
-            let mut passed = HashSet::new();
-            let ended = self.run_tests(problem, reference, &tests.mixed, tests.cases.len(), wall, &mut |report| {
+            let (mut passed, mut count) = (HashSet::new(), 0);
+            let ended = self.run_tests(problem, reference, &tests.mixed, tests.cases.len(), TWINS, &mut |report| {
+                count += 1;
                 if report.passed {
                     passed.insert(report.name);
                 }
@@ -225,7 +247,10 @@ impl Checker {
             })?;
             let wrong = tests.cases.iter().filter(|case| case.twin == passed.contains(&case.name));
             expected.left_out = wrong.map(|case| case.name.clone()).collect();
+            expected.count = count;
             expected.alone = ended.is_err() || tests.cases.iter().any(|case| !case.twin && !passed.contains(&case.name));
+            let ended = if expected.alone { self.run_alone(problem, tests, reference)? } else { Ok(()) };
+            expected.reference = Some(ended.err().unwrap_or((Outcome::Pass, String::new())));
         }
         let expected = Arc::new(expected);
         *slot = Some(Arc::clone(&expected));
@@ -240,14 +265,15 @@ impl Checker {
         answer: &str,
         source: &str,
         count: usize,
-        wall: Duration,
+        times: f64,
         judge: &mut dyn FnMut(Report) -> Option<Judged>,
     ) -> Result<std::result::Result<(), Judged>> {
         let Form::Unittest { entry, class, .. } = &problem.check.form else {
             unreachable!("only problems of this form are run here")
         };
         let (mut talk, channels) = Talk::open()?;
-        let limits = Limits { memory: MEMORY, disk: DISK, ..Limits::of(wall) };
+        let wall = Duration::try_from_secs_f64(problem.check.timeout_s * times).unwrap_or(PLANNING);
+        let limits = Limits { memory: Memory::Address(MEMORY), disk: DISK, ..Limits::of(wall) };
         let mut running = self.spawn_with_packages(RUN, &[&channels.0, &channels.1], limits)?;
         drop(channels);
         let head = [problem.check.prelude.as_str(), answer, source, class, entry];

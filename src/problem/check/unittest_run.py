@@ -22,8 +22,7 @@ def _main():
     modules["__test__"] = module
     names = module.__dict__
     names.update(__file__="__test__.py", __package__=None, sys=_sys, os=os, environ=os.environ)
-    type_, getmro, function = type, type.__mro__.__get__, type(_main)
-    slot = type(object.__eq__)
+    type_, function = type, type(_main)
     compared = ("__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__", "__bool__", "__contains__", "__instancecheck__")
     foreign = []
 
@@ -37,7 +36,7 @@ def _main():
 
     def brings_comparison(kind):
         # A comparison that code of the answer defines, in the class of a result or its metaclass.
-        for base in getmro(kind) + getmro(type_(kind)):
+        for base in type_.mro(kind) + type_.mro(type_(kind)):
             for name in compared:
                 method = base.__dict__.get(name)
                 if type_(method) is function and method.__globals__ is names:
