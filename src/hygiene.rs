@@ -148,7 +148,11 @@ pub fn problems(all: Vec<Problem>, settings: &Hygiene) -> (Vec<Problem>, Vec<Dro
         id: "",
         fixed: problem.split == Some(Split::Test),
         // One solution can have several bugs: only all together is the same problem.
-        key: format!("{}\0{}\0{code}", description(problem), problem.buggy.as_ref().map_or(String::new(), |buggy| code_text(buggy, problem))),
+        key: format!(
+            "{}\0{}\0{code}",
+            description(problem),
+            problem.buggy.as_ref().map_or(String::new(), |buggy| code_text(buggy, problem))
+        ),
     };
     let mut items: Vec<Item<'_>> = chosen.iter().zip(&codes).map(item).collect();
     items.iter_mut().zip(&chosen).for_each(|(item, problem)| item.id = &problem.id);

@@ -29,10 +29,9 @@ fn written(conversation: Conversation, format: Format) -> Result<Value, String> 
             if let Some((thoughts, solution)) = parts(&message.content, length) {
                 message.content = match format {
                     Format::OpenR1 => format!("{}\n{thoughts}\n{}\n\n{solution}", THINK.0, THINK.1),
-                    _ => format!(
-                        "{}\n\n{thoughts}\n\n{}\n\n{}\n\n{solution}\n\n{}",
-                        THOUGHT.0, THOUGHT.1, SOLUTION.0, SOLUTION.1
-                    ),
+                    _ => {
+                        format!("{}\n\n{thoughts}\n\n{}\n\n{}\n\n{solution}\n\n{}", THOUGHT.0, THOUGHT.1, SOLUTION.0, SOLUTION.1)
+                    }
                 };
             }
         }

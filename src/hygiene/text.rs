@@ -40,7 +40,9 @@ pub fn code(text: &str, language: &str) -> String {
     let text = lines(text);
     let bare = match language.to_ascii_lowercase().as_str() {
         "python" | "python3" | "py" => without_comments(&text, true),
-        "java" | "c" | "cpp" | "c++" | "go" | "rust" | "js" | "javascript" | "ts" | "typescript" => without_comments(&text, false),
+        "java" | "c" | "cpp" | "c++" | "go" | "rust" | "js" | "javascript" | "ts" | "typescript" => {
+            without_comments(&text, false)
+        }
         _ => text,
     };
     let mut out = String::new();

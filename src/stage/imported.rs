@@ -70,7 +70,10 @@ fn clean<T>(
     let overlapping = dropped.iter().filter(|one| one.reason.starts_with("it holds")).count();
     if !dropped.is_empty() {
         let duplicates = dropped.len() - overlapping;
-        note(&format!("{stage}: of {count} records of {}, {duplicates} duplicates and {overlapping} that hold a test problem were dropped", path.display()));
+        note(&format!(
+            "{stage}: of {count} records of {}, {duplicates} duplicates and {overlapping} that hold a test problem were dropped",
+            path.display()
+        ));
     }
     Ok((kept, dropped))
 }

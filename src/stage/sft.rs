@@ -153,7 +153,11 @@ pub fn lora_config(recipe: &Recipe) -> LoraConfig {
 
 /// Conversations as examples with their ids; those longer than `max_tokens` or without anything to train on are counted and
 /// left out.
-fn examples(tokenizer: &Tokenizer, conversations: Vec<(usize, Conversation)>, max_tokens: usize) -> Result<(Vec<Example>, Vec<String>)> {
+fn examples(
+    tokenizer: &Tokenizer,
+    conversations: Vec<(usize, Conversation)>,
+    max_tokens: usize,
+) -> Result<(Vec<Example>, Vec<String>)> {
     let (mut examples, mut ids, mut left_out) = (Vec::new(), Vec::new(), 0);
     for (line, conversation) in conversations {
         match prompt::conversation(tokenizer, &conversation.messages, usize::MAX)? {
