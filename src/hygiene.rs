@@ -2,7 +2,8 @@
 //!
 //! - Exact duplicates, after normalising ([`text::prose`], [`text::code`]).
 //! - Near duplicates: Jaccard similarity of token 5-grams of at least 0.8, the measure and the numbers of Lee et al. 2021
-//!   (arXiv 2107.06499), computed exactly and not estimated by MinHash.
+//!   (arXiv 2107.06499), computed exactly and not estimated by MinHash. Of two problems, codes are compared so; descriptions have to
+//!   have all n-grams in common.
 //! - Contamination: a record that holds at least half of the token 13-grams of a test problem's description, buggy code or reference.
 //!   13 is GPT-3's (Brown et al. 2020, appendix C). Half, of one and the same test problem, is Tülu 3's (Lambert et al. 2024): with
 //!   single signs as tokens, 13 in a row are a line of code that many programs share, so that one n-gram alone says nothing.
@@ -57,13 +58,20 @@ struct Item<'a> {
     key: String,
 }
 
-/// For each item, what it duplicates among those before it that are kept, and what the views are called that tell: of each view, the
-/// n-grams of every item.
-fn duplicates(items: &[Item<'_>], views: Vec<(&str, Vec<Vec<u64>>)>, near: f64) -> Vec<Option<Dropped>> {
-    let mut views: Vec<(&str, Near)> = match near > 0.0 {
-        true => views.into_iter().map(|(name, texts)| (name, Near::new(texts, near))).collect(),
-        false => Vec::new(),
-    };
+/// A side of items by which they are compared.
+struct View<'a> {
+    /// As a reason says it.
+    name: &'a str,
+    /// The n-grams of every item.
+    texts: Vec<Vec<u64>>,
+    /// The similarity from which two are duplicates; 0 does not look.
+    near: f64,
+}
+
+/// For each item, what it duplicates among those before it that are kept.
+fn duplicates(items: &[Item<'_>], views: Vec<View<'_>>) -> Vec<Option<Dropped>> {
+    let looked = views.into_iter().filter(|view| view.near > 0.0);
+    let mut views: Vec<(&str, Near)> = looked.map(|view| (view.name, Near::new(view.texts, view.near))).collect();
     let mut keys: HashMap<&str, usize> = HashMap::new();
     let mut dropped = Vec::with_capacity(items.len());
     for (index, item) in items.iter().enumerate() {
@@ -81,7 +89,7 @@ fn duplicates(items: &[Item<'_>], views: Vec<(&str, Vec<Vec<u64>>)>, near: f64) 
                 }
                 best.map(|(name, of, similarity)| {
                     let of = items[of].id;
-                    Dropped::like(item.id, format!("{name} is nearly that of {of}"), of, similarity)
+                    Dropped::like(item.id, format!("{name} of {of}"), of, similarity)
                 })
             }
         };
@@ -157,8 +165,13 @@ pub fn problems(all: Vec<Problem>, settings: &Hygiene) -> (Vec<Problem>, Vec<Dro
     let mut items: Vec<Item<'_>> = chosen.iter().zip(&codes).map(item).collect();
     items.iter_mut().zip(&chosen).for_each(|(item, problem)| item.id = &problem.id);
     let grams = codes.iter().map(|code| text::shingles(&text::tokens(code), settings.ngram)).collect();
-    let views = vec![("its description", descriptions(&chosen, settings.ngram)), ("its code", grams)];
-    let found = duplicates(&items, views, settings.near);
+    // A word in a description changes the task: depth and breadth first are two.
+    let whole = if settings.near > 0.0 { 1.0 } else { 0.0 };
+    let views = vec![
+        View { name: "its description is that", texts: descriptions(&chosen, settings.ngram), near: whole },
+        View { name: "its code is nearly that", texts: grams, near: settings.near },
+    ];
+    let found = duplicates(&items, views);
     let gone: HashMap<usize, Dropped> = order.iter().copied().zip(found).filter_map(|(i, one)| Some((i, one?))).collect();
     let mut dropped: Vec<(usize, Dropped)> = gone.into_iter().collect();
     dropped.sort_by_key(|(index, _)| *index);
@@ -215,8 +228,9 @@ pub fn records(all: &[Record], evaluation: &Evaluation, settings: &Hygiene) -> V
     if settings.duplicates {
         let (places, grams): (Vec<usize>, Vec<Vec<u64>>) = left.into_iter().unzip();
         let item = |index: &usize| Item { id: &all[*index].id, fixed: false, key: all[*index].text.clone() };
+        let view = View { name: "its text is nearly that", texts: grams, near: settings.near };
         let items: Vec<Item<'_>> = places.iter().map(item).collect();
-        for (index, found) in places.iter().zip(duplicates(&items, vec![("its text", grams)], settings.near)) {
+        for (index, found) in places.iter().zip(duplicates(&items, vec![view])) {
             dropped[*index] = found;
         }
     }
