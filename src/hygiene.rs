@@ -8,6 +8,8 @@
 //!   13 is GPT-3's (Brown et al. 2020, appendix C). Half, of one and the same test problem, is Tülu 3's (Lambert et al. 2024): with
 //!   single signs as tokens, 13 in a row are a line of code that many programs share, so that one n-gram alone says nothing.
 //!
+//! Descriptions are looked for in records of other suites only: within one, problems that are left are different ones.
+//!
 //! A test problem is never dropped: what resembles it goes. Suites made from templates ([`GENERATED`]) resemble themselves on
 //! purpose, and their maker keeps programs apart; they are left as they are.
 
@@ -20,7 +22,7 @@ use std::collections::HashMap;
 use serde::{Deserialize, Serialize};
 
 use crate::recipe::Hygiene;
-use crate::record::{Conversation, Preference, Problem, Split};
+use crate::record::{Conversation, Extra, Preference, Problem, Split};
 use near::Near;
 pub use overlap::Evaluation;
 
@@ -186,8 +188,8 @@ pub struct Record {
     pub id: String,
     /// Everything it says, in turns.
     pub text: String,
-    /// It comes from a suite made from templates.
-    pub generated: bool,
+    /// The suite of its problem, if it names one.
+    pub suite: Option<String>,
 }
 
 impl Record {
@@ -196,15 +198,19 @@ impl Record {
         let turns: Vec<String> =
             conversation.messages.iter().filter(|m| m.role != "system").map(|m| text::prose(&m.content)).collect();
         let id = if conversation.id.is_empty() { place } else { &conversation.id };
-        Record { id: id.into(), text: turns.join("\0"), generated: overlap::generated(conversation.extra.get("suite")) }
+        Record { id: id.into(), text: turns.join("\0"), suite: suite(&conversation.extra) }
     }
 
     /// A preference: a prompt and both answers.
     pub fn preference(preference: &Preference, place: &str) -> Record {
         let turns = [&preference.prompt, &preference.chosen, &preference.rejected].map(|text| text::prose(text));
         let id = if preference.id.is_empty() { place } else { &preference.id };
-        Record { id: id.into(), text: turns.join("\0"), generated: overlap::generated(preference.extra.get("suite")) }
+        Record { id: id.into(), text: turns.join("\0"), suite: suite(&preference.extra) }
     }
+}
+
+fn suite(extra: &Extra) -> Option<String> {
+    extra.get("suite")?.as_str().map(str::to_owned)
 }
 
 /// For each record, why it is not to be trained on: it overlaps a test problem, or it duplicates a record before it that stays.
@@ -213,11 +219,12 @@ pub fn records(all: &[Record], evaluation: &Evaluation, settings: &Hygiene) -> V
     if !settings.enabled {
         return dropped;
     }
-    let looked: Vec<usize> = (0..all.len()).filter(|i| !all[*i].generated).collect();
+    let looked: Vec<usize> =
+        (0..all.len()).filter(|i| !all[*i].suite.as_deref().is_some_and(|suite| GENERATED.contains(&suite))).collect();
     let mut left: Vec<(usize, Vec<u64>)> = Vec::new();
     for index in looked {
         let tokens = text::tokens(&all[index].text);
-        match evaluation.find(&tokens) {
+        match evaluation.find(&tokens, all[index].suite.as_deref()) {
             Some((of, share)) => {
                 let reason = format!("it holds the test problem {of}");
                 dropped[index] = Some(Dropped::like(&all[index].id, reason, of, share));

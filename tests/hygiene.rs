@@ -137,8 +137,14 @@ fn planted_copies_and_planted_test_problems_are_found_and_nothing_else() {
     // Half of the n-grams is where overlap begins. A text of t tokens has t - 12 13-grams.
     let tokens = hygiene::text::tokens(GCD);
     let half = (tokens.len() - 12).div_ceil(2);
-    assert_eq!(evaluation.find(&tokens[..half + 12]).map(|(id, _)| id), Some("gcd"));
-    assert_eq!(evaluation.find(&tokens[..half - 1 + 12]), None);
+    assert_eq!(evaluation.find(&tokens[..half + 12], None).map(|(id, _)| id), Some("gcd"));
+    assert_eq!(evaluation.find(&tokens[..half - 1 + 12], None), None);
+
+    // A description is looked for in other suites only.
+    let told = hygiene::text::tokens(&problems[1].prompt.repeat(2));
+    let long = Hygiene { contamination_ngram: 5, ..settings.clone() };
+    let looser = Evaluation::new(&problems, &long);
+    assert_eq!((looser.find(&told, None), looser.find(&told, Some("own"))), (Some(("gcd", 1.0)), None));
 
     // What comes from a suite of templates is left alone.
     let mut generated = all.clone();
@@ -403,7 +409,7 @@ fn the_benchmarks_themselves() {
         let evaluation = Evaluation::new(&part(measured, Split::Test), &settings);
         for problem in train {
             let text = format!("{}\n```python\n{}\n```", problem.prompt, problem.reference.as_ref().unwrap());
-            assert_eq!(evaluation.find(&hygiene::text::tokens(&hygiene::text::prose(&text))), None, "{}", problem.id);
+            assert_eq!(evaluation.find(&hygiene::text::tokens(&hygiene::text::prose(&text)), None), None, "{}", problem.id);
         }
     }
 }

@@ -2,18 +2,24 @@
 
 use std::collections::HashMap;
 
-use serde_json::Value;
-
 use super::{GENERATED, code_text, descriptions, text};
 use crate::recipe::Hygiene;
 use crate::record::{Problem, Split};
+
+/// A text of a test problem.
+struct Text {
+    id: String,
+    suite: String,
+    description: bool,
+    /// How many n-grams it has.
+    grams: usize,
+}
 
 /// The texts of the test problems, by their n-grams.
 pub struct Evaluation {
     ngram: usize,
     least: f64,
-    /// Of each text, the problem's id and how many n-grams it has.
-    texts: Vec<(String, usize)>,
+    texts: Vec<Text>,
     by_gram: HashMap<u64, Vec<u32>>,
 }
 
@@ -26,23 +32,24 @@ impl Evaluation {
         let measured = |problem: &&Problem| problem.split == Some(Split::Test) && !GENERATED.contains(&problem.suite.as_str());
         let measured: Vec<&Problem> = problems.iter().filter(measured).collect();
         for (problem, description) in measured.iter().zip(descriptions(&measured, ngram)) {
-            evaluation.put(&problem.id, description);
+            evaluation.put(problem, true, description);
             for code in [&problem.buggy, &problem.reference].into_iter().flatten() {
                 let tokens = text::tokens(&code_text(code, problem));
                 if tokens.len() >= ngram {
-                    evaluation.put(&problem.id, text::shingles(&tokens, ngram));
+                    evaluation.put(problem, false, text::shingles(&tokens, ngram));
                 }
             }
         }
         evaluation
     }
 
-    fn put(&mut self, id: &str, grams: Vec<u64>) {
+    fn put(&mut self, problem: &Problem, description: bool, grams: Vec<u64>) {
         if grams.is_empty() {
             return;
         }
         let number = self.texts.len() as u32;
-        self.texts.push((id.into(), grams.len()));
+        let (id, suite) = (problem.id.clone(), problem.suite.clone());
+        self.texts.push(Text { id, suite, description, grams: grams.len() });
         grams.into_iter().for_each(|gram| self.by_gram.entry(gram).or_default().push(number));
     }
 
@@ -52,8 +59,9 @@ impl Evaluation {
     }
 
     /// The test problem of which a text (tokens of [`text::tokens`]) holds the largest share of n-grams, if that reaches
-    /// `hygiene.overlap`; of equals, the first.
-    pub fn find(&self, tokens: &[u64]) -> Option<(&str, f64)> {
+    /// `hygiene.overlap`; of equals, the first. Descriptions of the record's own `suite` are not looked for: its problems were compared
+    /// with each other, and those left are different ones, however alike they are described.
+    pub fn find(&self, tokens: &[u64], suite: Option<&str>) -> Option<(&str, f64)> {
         if tokens.len() < self.ngram || self.is_empty() {
             return None;
         }
@@ -61,13 +69,12 @@ impl Evaluation {
         for gram in text::shingles(tokens, self.ngram) {
             self.by_gram.get(&gram).into_iter().flatten().for_each(|text| *counts.entry(*text).or_default() += 1);
         }
-        let share = |(text, count): (u32, usize)| (text, count as f64 / self.texts[text as usize].1 as f64);
-        let best = counts.into_iter().map(share).max_by(|a, b| a.1.total_cmp(&b.1).then(b.0.cmp(&a.0)));
-        best.filter(|(_, share)| *share >= self.least).map(|(text, share)| (self.texts[text as usize].0.as_str(), share))
+        let looked = |(text, _): &(u32, usize)| {
+            let text = &self.texts[*text as usize];
+            !(text.description && suite == Some(text.suite.as_str()))
+        };
+        let share = |(text, count): (u32, usize)| (text, count as f64 / self.texts[text as usize].grams as f64);
+        let best = counts.into_iter().filter(looked).map(share).max_by(|a, b| a.1.total_cmp(&b.1).then(b.0.cmp(&a.0)));
+        best.filter(|(_, share)| *share >= self.least).map(|(text, share)| (self.texts[text as usize].id.as_str(), share))
     }
-}
-
-/// Whether a record says that it comes from a suite whose problems are made from templates.
-pub(super) fn generated(suite: Option<&Value>) -> bool {
-    suite.and_then(Value::as_str).is_some_and(|suite| GENERATED.contains(&suite))
 }
