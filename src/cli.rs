@@ -2,6 +2,7 @@
 
 mod bench;
 mod check;
+mod convert;
 mod device;
 mod doctor;
 mod generate;
@@ -68,6 +69,8 @@ enum Command {
     Check(check::Args),
     /// SWE-bench: prompts for its issues, predictions from answers, the official harness
     Swebench(swebench::Args),
+    /// Writes training data in another form: TRL's, OpenThoughts', ShareGPT's, Open-R1's, or this program's
+    Convert(convert::Args),
     /// Tells what a recipe needs of a machine: memory, and the least time, before anything runs
     Plan(plan::Args),
     /// Measures training, decoding, PPO and every operator on this machine
@@ -121,6 +124,7 @@ impl Cli {
             Command::Score(args) => args.run(),
             Command::Check(args) => args.run(),
             Command::Swebench(args) => args.run(),
+            Command::Convert(args) => args.run(),
             Command::Bench(args) => args.run(),
             Command::Repair(_) => Err(not_yet("repair")),
             Command::Export(_) => Err(not_yet("export")),

@@ -24,6 +24,7 @@ use crate::rng::Rng;
 
 pub use check::Checker;
 pub use mutate::mutate;
+pub use row::objects;
 
 /// The suites that [`load`] knows.
 pub const SUITES: [&str; 9] =

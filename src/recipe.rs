@@ -52,6 +52,8 @@ pub struct Recipe {
     pub teacher: Teacher,
     /// Which traces are kept.
     pub filter: Filter,
+    /// What is dropped because it says the same twice, or what is measured.
+    pub hygiene: Hygiene,
     /// What the models are asked.
     pub prompt: Prompt,
     /// The model that is trained.
@@ -89,6 +91,7 @@ impl Default for Recipe {
             problems: Problems::default(),
             teacher: Teacher::default(),
             filter: Filter::default(),
+            hygiene: Hygiene::default(),
             prompt: Prompt::default(),
             policy: Policy::default(),
             lora: Lora::default(),
@@ -277,6 +280,32 @@ pub struct Filter {
 impl Default for Filter {
     fn default() -> Filter {
         Filter { enabled: true, cap: 0.20 }
+    }
+}
+
+/// `[hygiene]`: duplicates, and overlap with the problems of the test part. Both are dropped and listed with the reason. Suites made
+/// from templates (`micro`) are left as they are.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Hygiene {
+    /// Looks for any of it. Default true.
+    pub enabled: bool,
+    /// Drops duplicates, exact and near ones. Default true.
+    pub duplicates: bool,
+    /// Jaccard similarity of n-grams from which two texts are near duplicates; 0 drops exact ones only. Default 0.8, with 5-grams:
+    /// Lee et al. 2021.
+    pub near: f64,
+    /// Tokens in an n-gram of that. Default 5.
+    pub ngram: usize,
+    /// Tokens in an n-gram that is looked for in test problems. Default 13: GPT-3.
+    pub contamination_ngram: usize,
+    /// Share of a test problem's n-grams from which a record that holds them overlaps it. Default 0.5: Tülu 3.
+    pub overlap: f64,
+}
+
+impl Default for Hygiene {
+    fn default() -> Hygiene {
+        Hygiene { enabled: true, duplicates: true, near: 0.8, ngram: 5, contamination_ngram: 13, overlap: 0.5 }
     }
 }
 

@@ -381,6 +381,14 @@ pub struct Preference {
     pub extra: Extra,
 }
 
+/// The field of a record from elsewhere that says which file and line it was.
+pub const IMPORTED: &str = "imported_from";
+
+/// What the field `program` of a record says: which version of this program made it.
+pub fn program() -> Value {
+    concat!("repairity ", env!("CARGO_PKG_VERSION")).into()
+}
+
 fn one() -> f64 {
     1.0
 }

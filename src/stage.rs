@@ -6,6 +6,7 @@ pub mod checkpoints;
 pub mod collect;
 pub mod evaluate;
 pub mod filter;
+mod imported;
 pub mod judge;
 pub mod ppo;
 pub mod pretrain;
@@ -19,7 +20,7 @@ pub mod train;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::comm::{Bytes, Group};
@@ -30,6 +31,7 @@ use crate::optim::{deal, gather_dealt};
 use crate::problem::Checker;
 use crate::prompt::P_TRACE;
 use crate::recipe::{self, Recipe, SandboxChoice, Train};
+use crate::record::{Extra, Problem, program};
 use crate::sandbox;
 use crate::teacher::{self, recorded::Journal};
 
@@ -76,6 +78,21 @@ impl Files {
     /// Conversations of validation problems.
     pub fn sft_validation(&self) -> PathBuf {
         self.out.join("sft.validation.jsonl")
+    }
+
+    /// Traces that passed and are not trained on all the same, with the reason.
+    pub fn sft_dropped(&self) -> PathBuf {
+        self.out.join("sft.dropped.jsonl")
+    }
+
+    /// Records of `sft.data` that are not trained on, with the reason.
+    pub fn sft_data_dropped(&self) -> PathBuf {
+        self.out.join("sft.data.dropped.jsonl")
+    }
+
+    /// Records of `reward.data` that are not trained on, with the reason.
+    pub fn reward_data_dropped(&self) -> PathBuf {
+        self.out.join("reward.data.dropped.jsonl")
     }
 
     /// The SFT model: an adapter, or a whole model.
@@ -173,6 +190,19 @@ fn spread<D: Device>(
         rows
     };
     Ok(gather_dealt(group.exchange(tag, bytes)?.iter().map(read).collect()))
+}
+
+/// What every record tells of where it comes from, besides what it has fields for: the problem's suite and part, how its text was
+/// sampled, and which program asked for it.
+fn provenance(problem: &Problem, temperature: f64, max_tokens: usize) -> Extra {
+    let fields = [
+        ("suite", problem.suite.clone().into()),
+        ("split", json!(problem.split)),
+        ("temperature", temperature.into()),
+        ("max_tokens", max_tokens.into()),
+        ("program", program()),
+    ];
+    fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
 /// The recipe's checker, which an interrupt ends.

@@ -13,7 +13,7 @@ use program::{arg, checkpoint, err, out, refused, repairity};
 use repairity::checkpoint::{Tensors, read_json};
 use repairity::device::Cpu;
 use repairity::model::{Adapter, Architecture, Config, Decoder};
-use repairity::problem;
+use repairity::problem::{self, Options};
 use repairity::prompt::{P_TRACE, answer_text, user_text};
 use repairity::record::{Candidate, Conversation, Outcome, Preference, Problem, Split, Trace, read_jsonl};
 use repairity::run::STAGES;

@@ -177,6 +177,8 @@ fn spec(name: &'static str, recipe: &Recipe) -> StageSpec {
     let (seed, prompt, lora) = (recipe.seed, &recipe.prompt, &recipe.lora);
     let some = |paths: Vec<Option<PathBuf>>| paths.into_iter().flatten().collect::<Vec<_>>();
     let list = |paths: &[PathBuf]| paths.to_vec();
+    // Data from elsewhere is compared with the test problems, where there are any.
+    let judged_against = |data: &Option<PathBuf>| data.as_ref().map(|_| files.problems()).filter(|path| path.exists());
     let (inputs, outputs, state, settings) = match name {
         "pretrain" => (
             recipe.pretrain.iter().filter_map(|pretrain| pretrain.start.clone()).collect(),
@@ -188,7 +190,7 @@ fn spec(name: &'static str, recipe: &Recipe) -> StageSpec {
             some(vec![recipe.problems.path.clone()]),
             list(&[files.problems(), files.dropped()]),
             vec![],
-            json!([seed, recipe.problems, recipe.sandbox]),
+            json!([seed, recipe.problems, recipe.sandbox, recipe.hygiene]),
         ),
         "collect" => (
             some(vec![Some(files.problems()), recipe.teacher.path.clone()]),
@@ -198,18 +200,24 @@ fn spec(name: &'static str, recipe: &Recipe) -> StageSpec {
         ),
         "filter" => (
             list(&[files.problems(), files.traces()]),
-            list(&[files.sft(), files.sft_validation()]),
+            list(&[files.sft(), files.sft_validation(), files.sft_dropped()]),
             vec![],
-            json!([seed, recipe.filter, recipe.sft.objective]),
+            json!([seed, recipe.filter, recipe.sft.objective, recipe.hygiene]),
         ),
         "sft" => {
             let data = recipe.sft.data.clone();
             let held_out = if data.is_none() { Some(files.sft_validation()) } else { None };
             (
-                some(vec![Some(policy), Some(data.unwrap_or_else(|| files.sft())), held_out, recipe.sft.adapter.clone()]),
+                some(vec![
+                    Some(policy),
+                    judged_against(&data),
+                    Some(data.unwrap_or_else(|| files.sft())),
+                    held_out,
+                    recipe.sft.adapter.clone(),
+                ]),
                 list(&[sft_result]),
                 list(&[files.out.join("sft").join("state")]),
-                json!([seed, recipe.sft, lora]),
+                json!([seed, recipe.sft, lora, recipe.hygiene]),
             )
         }
         "candidates" => (
@@ -228,10 +236,15 @@ fn spec(name: &'static str, recipe: &Recipe) -> StageSpec {
             let data = recipe.reward.data.clone();
             let scale = if data.is_none() { Some(files.candidates()) } else { None };
             (
-                some(vec![Some(recipe.reward.model.clone()), Some(data.unwrap_or_else(|| files.preferences())), scale]),
+                some(vec![
+                    Some(recipe.reward.model.clone()),
+                    judged_against(&data),
+                    Some(data.unwrap_or_else(|| files.preferences())),
+                    scale,
+                ]),
                 list(&[files.reward_model()]),
                 list(&[files.out.join("reward").join("state")]),
-                json!([seed, prompt, recipe.reward, lora]),
+                json!([seed, prompt, recipe.reward, lora, recipe.hygiene]),
             )
         }
         "ppo" => {

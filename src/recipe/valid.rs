@@ -97,7 +97,16 @@ fn check_data(recipe: &Recipe) -> Checked {
     holds(t.provider != Provider::Recorded || t.path.is_some(), "teacher.path", || {
         "expected the file of stored answers, because teacher.provider is \"recorded\"; found nothing".into()
     })?;
-    above_zero_to_one("filter.cap", recipe.filter.cap)
+    above_zero_to_one("filter.cap", recipe.filter.cap)?;
+    check_hygiene(recipe)
+}
+
+fn check_hygiene(recipe: &Recipe) -> Checked {
+    let h = &recipe.hygiene;
+    share("hygiene.near", h.near)?;
+    at_least_one("hygiene.ngram", h.ngram)?;
+    at_least_one("hygiene.contamination_ngram", h.contamination_ngram)?;
+    above_zero_to_one("hygiene.overlap", h.overlap)
 }
 
 fn check_lora(recipe: &Recipe) -> Checked {

@@ -7,7 +7,7 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::{Files, filter, instruction, teacher};
+use super::{Files, filter, instruction, provenance, teacher};
 use crate::error::{Error, Result};
 use crate::prompt;
 use crate::recipe::Recipe;
@@ -99,6 +99,9 @@ pub fn run(recipe: &Recipe) -> Result<()> {
     })?;
     let tokens: u64 = traces.iter().map(|trace| trace.usage.output_tokens).sum();
     progress.finish(&format!("{} traces, {} tokens each", traces.len(), tokens / traces.len() as u64));
+    for (trace, problem) in traces.iter_mut().zip(&asked) {
+        trace.extra.extend(provenance(problem, recipe.teacher.temperature, recipe.teacher.max_tokens));
+    }
     filter::check(recipe, &problems, &mut traces)?;
     write_jsonl(&files.traces(), &traces)?;
     note(&format!("collect: {} traces, wrote {}", traces.len(), files.traces().display()));

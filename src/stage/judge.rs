@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use serde_json::json;
 
 use super::collect::spread;
-use super::{Files, instruction, teacher};
+use super::{Files, instruction, provenance, teacher};
 use crate::checkpoint::write_json;
 use crate::error::{Error, Result};
 use crate::prompt;
@@ -80,6 +80,7 @@ pub fn run(recipe: &Recipe) -> Result<()> {
         let mut extra = Extra::new();
         extra.insert("indices".into(), json!([chosen.index, rejected.index]));
         extra.insert("judge".into(), json!(teacher.model()));
+        extra.extend(provenance(problem, recipe.teacher.temperature, recipe.teacher.max_tokens));
         preferences.push(Preference {
             id: problem.id.clone(),
             prompt: prompt::user_text(problem, instruction(recipe)),
