@@ -2,12 +2,14 @@
 
 mod bench;
 mod check;
+mod compare;
 mod device;
 mod doctor;
 mod generate;
 mod later;
 mod plan;
 mod profile;
+mod report;
 mod run;
 mod score;
 mod stage;
@@ -58,13 +60,15 @@ enum Command {
     /// One stage: measures the models on held-out problems
     Evaluate(stage::Args),
     /// One stage: writes what was measured as tables
-    Report(stage::Args),
+    Report(report::Args),
     /// Samples text from a model
     Generate(generate::Args),
     /// Log-probabilities of given tokens, or rewards
     Score(score::Args),
     /// Judges a benchmark's own solutions, its bugs, or anyone's answers, in the sandbox
     Check(check::Args),
+    /// Compares models by the verdicts on their answers: pass@k, compiling answers, BLEU, and whether they differ by more than chance
+    Compare(compare::Args),
     /// Tells what a recipe needs of a machine: memory, and the least time, before anything runs
     Plan(plan::Args),
     /// Measures training, decoding, PPO and every operator on this machine
@@ -113,10 +117,11 @@ impl Cli {
             Command::Reward(args) => args.run("reward"),
             Command::Ppo(args) => args.run("ppo"),
             Command::Evaluate(args) => args.run("evaluate"),
-            Command::Report(args) => args.run("report"),
+            Command::Report(args) => args.run(),
             Command::Generate(args) => args.run(),
             Command::Score(args) => args.run(),
             Command::Check(args) => args.run(),
+            Command::Compare(args) => args.run(),
             Command::Bench(args) => args.run(),
             Command::Repair(_) => Err(not_yet("repair")),
             Command::Export(_) => Err(not_yet("export")),
