@@ -266,6 +266,26 @@ fn compare_reads_evaluations_and_measures_their_texts() {
         (&rows[0]["exact match %"], &rows[1]["exact match %"], &rows[0]["pass@2 %"]),
         (&json!(50.0), &json!(100.0), &json!(100.0))
     );
+    // The same from verdicts and answers in files of their own.
+    let [verdicts, answers] = ["verdict", "answer"].map(|key| {
+        let lines = lines(true).into_iter().map(|line| match key {
+            "verdict" => {
+                json!({"id": line["id"], "verdict": line["verdict"]["verdict"], "compiled": line["verdict"]["compiled"]})
+            }
+            _ => json!({"id": line["id"], "answer": line["answer"]}),
+        });
+        format!("all={}", write(folder.path(), key, lines).display())
+    });
+    let apart = |answers: &str| {
+        let suite = ["--suite", "mbpp", "--path", suite.to_str().unwrap(), "--k", "1,2", "--bleu", "code", "--format", "json"];
+        repairity(&[&["compare", &half, &verdicts, "--answers", answers][..], &suite].concat())
+    };
+    assert_eq!(serde_json::from_str::<Value>(&out(&apart(&answers))).unwrap(), value);
+    let wrong = apart(&format!("all={}", write(folder.path(), "one", [json!({"id": "1", "answer": "x"})]).display()));
+    let said = String::from_utf8(wrong.stderr).unwrap();
+    assert!(wrong.status.code() == Some(2) && said.contains("one: its answers are not those of "), "{said}");
+    let nobody = apart("nobody=x");
+    assert_eq!(String::from_utf8(nobody.stderr).unwrap(), "error: nobody=x: no verdicts are named nobody\n");
     // All three problems move the same way: two of the eight ways to swap them are as far apart.
     let p =
         value["comparisons"].as_array().unwrap().iter().find(|row| row["metric"] == "pass@1, %").unwrap()["p"].as_f64().unwrap();

@@ -22,7 +22,10 @@ pub struct Args {
     /// A name and the verdicts it stands for: what `check --output` or `evaluate` wrote
     #[arg(required = true, value_name = "NAME=FILE")]
     files: Vec<String>,
-    /// The benchmark, for BLEU, exact match and edit similarity, where the files hold answers
+    /// The answers that a model's verdicts are about, line by line, where its file does not hold them: what `check` was given
+    #[arg(long, value_name = "NAME=FILE", requires = "suite")]
+    answers: Vec<String>,
+    /// The benchmark, for BLEU, exact match and edit similarity of answers
     #[arg(long, value_name = "NAME")]
     suite: Option<String>,
     /// The benchmark's file or folder
@@ -72,6 +75,12 @@ impl Args {
     /// Reads, compares, prints.
     pub fn run(self) -> anyhow::Result<ExitCode> {
         let models = self.models()?;
+        for given in &self.answers {
+            let (name, _) = named(given)?;
+            if !models.iter().any(|model| model.name == name) {
+                return Err(Error::input(given, format!("no verdicts are named {name}")).into());
+            }
+        }
         let problems = match &self.suite {
             Some(suite) => problem::load(suite, self.path.as_deref(), self.seed, if suite == "micro" { MICRO } else { 0 })?,
             None => Vec::new(),
@@ -108,20 +117,31 @@ impl Args {
     fn models(&self) -> Result<Vec<Model>> {
         let mut models: Vec<Model> = Vec::with_capacity(self.files.len());
         for given in &self.files {
-            let Some((name, path)) = given.split_once('=').filter(|(name, path)| !name.is_empty() && !path.is_empty()) else {
-                return Err(Error::input(given, "NAME=FILE expected"));
-            };
+            let (name, path) = named(given)?;
             if let Some(other) = models.iter().find(|model| model.name == name) {
                 let what = format!("{} and {path} have one name; names tell models apart", other.path.display());
                 return Err(Error::input(name, what));
             }
-            let model = read(name, Path::new(path))?;
+            let answers = self.answers_of(name)?;
+            let model = read(name, Path::new(path), answers.as_deref())?;
             if let Some(first) = models.first() {
                 same_problems(first, &model)?;
             }
             models.push(model);
         }
         Ok(models)
+    }
+
+    /// The file of answers that is named for a model.
+    fn answers_of(&self, name: &str) -> Result<Option<PathBuf>> {
+        let mut found = None;
+        for given in &self.answers {
+            let (of, path) = named(given)?;
+            if of == name {
+                found = Some(PathBuf::from(path));
+            }
+        }
+        Ok(found)
     }
 
     /// What each model comes to.
@@ -170,10 +190,29 @@ impl Args {
     }
 }
 
-/// Reads verdicts: `{"id", "verdict", "compiled"}` as `check` writes them, or candidates whose verdict is an object.
-fn read(name: &str, path: &Path) -> Result<Model> {
+/// `NAME=FILE` in its two parts.
+fn named(given: &str) -> Result<(&str, &str)> {
+    let parts = given.split_once('=').filter(|(name, path)| !name.is_empty() && !path.is_empty());
+    parts.ok_or_else(|| Error::input(given, "NAME=FILE expected"))
+}
+
+/// Reads verdicts: `{"id", "verdict", "compiled"}` as `check` writes them, or candidates whose verdict is an object. `beside` has the
+/// answers, `{"id", "answer"}`, one for each verdict and in the same order.
+fn read(name: &str, path: &Path, beside: Option<&Path>) -> Result<Model> {
     let mut model = Model { name: name.into(), path: path.into(), ids: Vec::new(), answers: HashMap::new() };
-    for (index, line) in record::read_jsonl::<Value>(path)?.iter().enumerate() {
+    let lines: Vec<Value> = record::read_jsonl(path)?;
+    let answers: Vec<Value> = match beside {
+        Some(beside) => {
+            let answers: Vec<Value> = record::read_jsonl(beside)?;
+            if answers.iter().map(|answer| &answer["id"]).ne(lines.iter().map(|line| &line["id"])) {
+                let what = format!("its answers are not those of {}, line by line", path.display());
+                return Err(Error::input(beside.display(), what));
+            }
+            answers
+        }
+        None => Vec::new(),
+    };
+    for (index, line) in lines.iter().enumerate() {
         let wrong = |what: &str| Error::input(path.display(), format!("record {}: {what}", index + 1));
         let id = line["id"].as_str().ok_or_else(|| wrong("no `id` that is a text"))?;
         let verdict = if line["verdict"].is_object() { &line["verdict"] } else { line };
@@ -187,7 +226,7 @@ fn read(name: &str, path: &Path) -> Result<Model> {
         model.answers.entry(id.into()).or_default().push(Line {
             passed: outcome == Outcome::Pass,
             compiled: verdict["compiled"].as_bool(),
-            code: line["answer"].as_str().map(String::from),
+            code: answers.get(index).unwrap_or(line)["answer"].as_str().map(String::from),
         });
     }
     if model.ids.is_empty() {
