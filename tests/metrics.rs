@@ -7,7 +7,7 @@ use std::process::{Command, Output};
 use repairity::metric::bleu::{Config, Counts, Smoothing, Tokens};
 use repairity::metric::comparison::{self, pairwise};
 use repairity::metric::scores::{Answer, Reference, Scores};
-use repairity::metric::significance::approximate_randomisation;
+use repairity::metric::significance::{approximate_randomisation, paired_bootstrap};
 use serde_json::{Value, json};
 
 fn repairity(args: &[&str]) -> Output {
@@ -85,6 +85,12 @@ fn two_systems_differ_as_sacrebleu_says() {
     assert_eq!((rows.len(), found.p_holm), (1, found.p));
     let [delta, low, high] = found.delta;
     assert!((delta - (94.41548870778121 - 86.81444727741327)).abs() < 1e-10, "{found:?}");
+    // The share of those 20,000 that lie as far from the difference as it lies from 0: 0.04445.
+    let (a, b) = (counts(&a, &references), counts(&b, &references));
+    let of = |counts: &[Counts], problems: &[usize]| bleu(problems.iter().map(|i| counts[*i]));
+    let resampled = paired_bootstrap(40, 10_000, 17, |problems| of(&a, problems) - of(&b, problems)).unwrap();
+    assert!((resampled.p - 0.04445).abs() < 5.0 * 1.5f64.sqrt() * error(0.04445), "{resampled:?}");
+    assert_eq!([resampled.delta, resampled.low, resampled.high], found.delta);
     assert!((low - 0.413).abs() < 0.62 && (high - 15.273).abs() < 0.62, "{found:?}");
 }
 

@@ -151,8 +151,9 @@ pub fn table(rows: &[Comparison], title: impl Fn(&str) -> String) -> Table {
     }
     if !rows.is_empty() {
         table.notes.push(format!(
-            "Differences are `to` minus `from`; their intervals are the paired bootstrap's over problems ({RESAMPLES} resamples), \
-            approximate randomisation has {RESAMPLES} trials, Holm's correction goes over the {} comparison(s) of each metric.",
+            "A difference is the second model's metric minus the first's; its interval is the paired bootstrap's over problems \
+            ({RESAMPLES} resamples). Approximate randomisation has {RESAMPLES} trials. Holm's correction goes over the {} \
+            comparison(s) of each metric.",
             rows.len()
         ));
     }

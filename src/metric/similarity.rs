@@ -18,11 +18,22 @@ pub fn exact_match(answer: &str, reference: &str, language: &str) -> bool {
     }
 }
 
-/// 1 - Levenshtein's distance / the longer length, in characters, of the texts with lines trimmed and empty lines dropped; from 0 to
-/// 1. RepoCoder's measure, except that it first cuts an answer to the reference's number of lines, because its models go on after
-/// the end of what was asked: answers here end where they end. Two empty texts are the same.
+/// Levenshtein's distance over the longer length, taken from 1, in characters of the texts with lines trimmed and empty lines dropped;
+/// from 0 to 1. RepoCoder's measure, except that it first cuts an answer to the reference's number of lines, because its models go on
+/// after the end of what was asked: answers here end where they end. Two empty texts are the same.
 pub fn edit_similarity(answer: &str, reference: &str) -> f64 {
-    strsim::normalized_levenshtein(&lines(answer).join("\n"), &lines(reference).join("\n"))
+    let [a, b] = [answer, reference].map(|text| lines(text).join("\n").chars().collect::<Vec<char>>());
+    let longer = a.len().max(b.len());
+    if longer == 0 {
+        return 1.0;
+    }
+    // The distance takes time like the product of the lengths, and a repair leaves most of a program as it was: what both begin and
+    // end with is part of some shortest way.
+    let start = a.iter().zip(&b).take_while(|(a, b)| a == b).count();
+    let (a, b) = (&a[start..], &b[start..]);
+    let end = a.iter().rev().zip(b.iter().rev()).take_while(|(a, b)| a == b).count();
+    let (a, b) = (&a[..a.len() - end], &b[..b.len() - end]);
+    1.0 - strsim::generic_levenshtein(&a.to_vec(), &b.to_vec()) as f64 / longer as f64
 }
 
 fn comments(language: &str) -> Comments {
@@ -129,6 +140,15 @@ mod tests {
         ];
         for (answer, reference, expected) in cases {
             assert!((edit_similarity(answer, reference) - expected).abs() < 1e-15, "{answer}");
+        }
+        // With much in common at both ends, and where those overlap, as without looking at the ends.
+        for (answer, reference) in
+            [("abcabcab", "abcab"), ("aaa", "aaaaa"), ("xaby", "xby"), ("return a - b", "return b + a"), ("ab", "ba")]
+        {
+            assert!(
+                (edit_similarity(answer, reference) - strsim::normalized_levenshtein(answer, reference)).abs() < 1e-15,
+                "{answer}"
+            );
         }
     }
 }

@@ -50,6 +50,7 @@ impl Cell {
         match self {
             Cell::Text(text) => text.clone(),
             Cell::Count(count) => count.to_string(),
+            Cell::P(value) if *value < 1e-4 => format!("{value:e}"),
             Cell::Number(value, _) | Cell::P(value) => value.to_string(),
             Cell::Missing => String::new(),
         }
@@ -245,7 +246,7 @@ mod tests {
 
     #[test]
     fn csv_quotes_and_keeps_every_digit() {
-        let expected = "model,pass@1 %,n_b,p\n\"a_b%, \"\"x\"\"\",33.333333333333336,7,0.03125\nc&d|e\\f,,0,0.000000001\n";
+        let expected = "model,pass@1 %,n_b,p\n\"a_b%, \"\"x\"\"\",33.333333333333336,7,0.03125\nc&d|e\\f,,0,1e-9\n";
         assert_eq!(render(&[table()], Format::Csv), expected);
         assert_eq!(["a\nb", " a", "a\r", "a;b", ""].map(quoted), ["\"a\nb\"", "\" a\"", "\"a\r\"", "a;b", ""]);
     }

@@ -15,6 +15,7 @@ use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::metric::bleu;
 use crate::metric::comparison::pairwise;
+use crate::metric::pass_at_k::rate_name;
 use crate::metric::scores::{Answer, Reference, Scores};
 use crate::recipe::Recipe;
 use crate::record::{Candidate, Outcome, Problem, Split, read_jsonl, write_jsonl};
@@ -158,7 +159,12 @@ pub fn run<D: Device>(device: &D, comm: &Shared<D>, recipe: &Recipe) -> Result<(
         write_jsonl(&files.evaluation(name), &answers)?;
         let scores = scores(&problems, &answers, config);
         let measured = measure(&problems, &answers, &scores, recipe.seed);
-        note(&format!("evaluate: {name}: pass@1 {:.3}", measured["pass_at_1"].as_f64().unwrap_or(0.0)));
+        let compiles = scores.compile_rate().map_or(String::new(), |rate| format!(", {:.1} % compile", 100.0 * rate));
+        note(&format!(
+            "evaluate: {name}: {} {:.3}{compiles}",
+            rate_name(&recipe.problems.suite),
+            measured["pass_at_1"].as_f64().unwrap_or(0.0)
+        ));
         metrics.insert(name.clone(), measured);
         models.push((name.clone(), scores));
     }
