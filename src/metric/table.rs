@@ -158,8 +158,8 @@ impl Table {
         let rules = (0..self.columns.len()).map(|column| if self.is_text(column) { "---" } else { "---:" });
         text += &format!("|{}|\n", rules.collect::<Vec<_>>().join("|"));
         text.extend(self.rows.iter().map(|row| line(row.iter().map(|cell| cell.shown("–", markdown)).collect())));
-        // Two spaces end a line of a paragraph.
-        let notes: Vec<String> = self.notes.iter().map(|note| markdown(note)).collect();
+        // Two spaces end a line of a paragraph. Outside of tables a bar is a bar.
+        let notes: Vec<String> = self.notes.iter().map(|note| markdown(note).replace("\\|", "|")).collect();
         if !notes.is_empty() {
             text += &format!("\n{}\n", notes.join("  \n"));
         }
@@ -240,7 +240,7 @@ mod tests {
                 vec![Cell::text("a_b%, \"x\""), Cell::Number(100.0 / 3.0, 1), Cell::Count(7), Cell::P(0.031_25)],
                 vec![Cell::text("c&d|e\\f"), Cell::Missing, Cell::Count(0), Cell::P(1e-9)],
             ],
-            notes: vec!["100 % of {it}".into()],
+            notes: vec!["100 % of {it}|*".into()],
         }
     }
 
@@ -255,7 +255,7 @@ mod tests {
     fn latex_escapes_what_means_something_to_it() {
         let expected = "\\begin{tabular}{lrrr}\n\\hline\nmodel & pass@1 \\% & n\\_b & p \\\\\n\\hline\n\
             a\\_b\\%, \"x\" & 33.3 & 7 & 3.12e-2 \\\\\n\
-            c\\&d\\textbar{}e\\textbackslash{}f & -- & 0 & 1.00e-9 \\\\\n\\hline\n\\end{tabular}\n% 100 % of {it}\n";
+            c\\&d\\textbar{}e\\textbackslash{}f & -- & 0 & 1.00e-9 \\\\\n\\hline\n\\end{tabular}\n% 100 % of {it}|*\n";
         assert_eq!(render(&[table()], Format::Latex), expected);
         let escaped = "{[}\\#\\{\\$\\textasciitilde{}\\textasciicircum{}\\textless{}\\textgreater{}\\} ";
         assert_eq!(latex("[#{$~^<>}\n"), escaped);
@@ -264,14 +264,14 @@ mod tests {
     #[test]
     fn markdown_and_json_say_the_same() {
         let expected = "| model | pass@1 % | n_b | p |\n|---|---:|---:|---:|\n| a_b%, \"x\" | 33.3 | 7 | 3.12e-2 |\n\
-            | c&d\\|e\\\\f | – | 0 | 1.00e-9 |\n\n100 % of {it}\n";
+            | c&d\\|e\\\\f | – | 0 | 1.00e-9 |\n\n100 % of {it}|\\*\n";
         assert_eq!(render(&[table()], Format::Markdown), expected);
         let value: Value = serde_json::from_str(&render(&[table()], Format::Json)).unwrap();
         let rows = json!([
             {"model": "a_b%, \"x\"", "pass@1 %": 100.0 / 3.0, "n_b": 7, "p": 0.03125},
             {"model": "c&d|e\\f", "pass@1 %": null, "n_b": 0, "p": 1e-9},
         ]);
-        assert_eq!(value, json!({"models": rows, "notes": ["100 % of {it}"]}));
+        assert_eq!(value, json!({"models": rows, "notes": ["100 % of {it}|*"]}));
     }
 
     #[test]
