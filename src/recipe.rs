@@ -403,6 +403,8 @@ pub struct Evaluate {
     pub top_k: usize,
     /// Sequences generated at once on a device. Default 32.
     pub batch: usize,
+    /// How BLEU splits texts into tokens: `13a`, sacrebleu's default and ours; `none`, at white space; `char`; `code`, as a compiler.
+    pub bleu: String,
     /// Which models are compared, of `base`, `sft`, `ppo`. Default all three.
     pub models: Vec<String>,
     /// A PEFT folder from elsewhere, measured in place of the run's own adapters.
@@ -420,6 +422,7 @@ impl Default for Evaluate {
             top_p: 1.0,
             top_k: 0,
             batch: 32,
+            bleu: "13a".into(),
             models: vec!["base".into(), "sft".into(), "ppo".into()],
             adapter: None,
         }

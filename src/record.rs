@@ -258,6 +258,9 @@ pub struct Verdict {
     /// Why, in one line: the failing test, the exception; empty for a pass.
     #[serde(default)]
     pub reason: String,
+    /// Whether the answer compiles; none where the check cannot tell. Python's are those that `compile()` takes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compiled: Option<bool>,
     /// Wall-clock seconds of the check.
     #[serde(default)]
     pub seconds: f64,

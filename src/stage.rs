@@ -143,6 +143,11 @@ impl Files {
         self.out.join("report.md")
     }
 
+    /// The report's tables for programs and papers: `results.csv`, `comparisons.csv`, `results.tex`.
+    pub fn results(&self, name: &str) -> PathBuf {
+        self.out.join(name)
+    }
+
     /// Step metrics of every stage.
     pub fn metrics(&self) -> PathBuf {
         self.out.join("metrics.jsonl")

@@ -198,7 +198,7 @@ fn candidate(problem: &Problem, text: &str, answer: &str, verdict: Option<Outcom
         temperature: 0.8,
         text: text.into(),
         answer: answer.into(),
-        verdict: verdict.map(|verdict| Verdict { verdict, reason: String::new(), seconds: 0.0 }),
+        verdict: verdict.map(|verdict| Verdict { verdict, reason: String::new(), compiled: None, seconds: 0.0 }),
         extra: Extra::new(),
     }
 }

@@ -43,8 +43,17 @@ impl Args {
 /// The stages that compute on the recipe's device.
 const COMPUTING: [&str; 6] = ["pretrain", "sft", "candidates", "reward", "ppo", "evaluate"];
 
-/// Runs the stages from `from` to `until` that are not done already.
+/// Runs the stages from `from` to `until` that are not done already, and prints the report if it is one of them.
 pub fn run(recipe: &Recipe, fresh: bool, from: Option<&str>, until: Option<&str>) -> anyhow::Result<ExitCode> {
+    if advance(recipe, fresh, from, until)? && until.is_none_or(|until| until == "report") {
+        let report = std::fs::read(Files::of(recipe).report())?;
+        std::io::stdout().write_all(&report)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The same without printing. Whether this process is the one that speaks for the run, and the run is of more than a base model.
+pub fn advance(recipe: &Recipe, fresh: bool, from: Option<&str>, until: Option<&str>) -> anyhow::Result<bool> {
     // A recipe that only makes a base model has nothing else to do.
     let only_pretrain = recipe.pretrain.is_some();
     let wanted = |name: &&str| (*name == "pretrain") == only_pretrain;
@@ -56,7 +65,7 @@ pub fn run(recipe: &Recipe, fresh: bool, from: Option<&str>, until: Option<&str>
     if world.process == 0 {
         ready(recipe, &names)?;
     } else if !computes {
-        return Ok(ExitCode::SUCCESS);
+        return Ok(false);
     }
     // Nothing else may take a GPU's memory: asking a teacher can last for hours.
     let (choice, gpus) = if computes { (recipe.device, recipe.gpus) } else { (DeviceChoice::Cpu, 1) };
@@ -85,14 +94,7 @@ pub fn run(recipe: &Recipe, fresh: bool, from: Option<&str>, until: Option<&str>
             done.inspect_err(|error| comm.group().fail(error))
         })
     })?;
-    if world.process > 0 {
-        return Ok(ExitCode::SUCCESS);
-    }
-    if !only_pretrain && until.is_none_or(|until| until == "report") {
-        let report = std::fs::read(Files::of(recipe).report())?;
-        std::io::stdout().write_all(&report)?;
-    }
-    Ok(ExitCode::SUCCESS)
+    Ok(world.process == 0 && !only_pretrain)
 }
 
 /// Rank 0: runs the stages that are not done, and calls the other ranks to those that compute.
@@ -161,7 +163,7 @@ fn body<D: Device>(name: &str, device: &D, comm: &Shared<D>, recipe: &Recipe) ->
         "reward" => stage::reward::run(device, comm, recipe).map(drop),
         "ppo" => stage::ppo::run(device, comm, recipe),
         "evaluate" => stage::evaluate::run(device, comm, recipe),
-        "report" => stage::report::run(recipe).map(drop),
+        "report" => stage::report::run(recipe),
         other => Err(Error::input("stage", format!("{other} is not one of {}", STAGES.join(", ")))),
     }
 }
@@ -273,7 +275,9 @@ fn spec(name: &'static str, recipe: &Recipe) -> StageSpec {
         _ => {
             let optional = [files.metrics(), files.judging()].into_iter().filter(|path| path.exists());
             let inputs = [files.summary()].into_iter().chain(optional).collect();
-            (inputs, list(&[files.report()]), vec![], json!([recipe.filter, recipe.sft.objective]))
+            let tables = ["results.csv", "comparisons.csv", "results.tex"].map(|name| files.results(name));
+            let outputs = [files.report()].into_iter().chain(tables).collect();
+            (inputs, outputs, vec![], json!([recipe.filter, recipe.sft.objective]))
         }
     };
     StageSpec { name, inputs, outputs, state, settings }

@@ -251,7 +251,8 @@ impl Checker {
             Form::Calls { .. } => self.calls(problem, answer)?,
             Form::Unittest { .. } => self.unittest(problem, answer)?,
         };
-        Ok(Verdict { verdict, reason: cut(&reason, 300), seconds: start.elapsed().as_secs_f64() })
+        let compiled = compiled(&problem.check.form, verdict, &reason);
+        Ok(Verdict { verdict, reason: cut(&reason, 300), compiled, seconds: start.elapsed().as_secs_f64() })
     }
 
     /// Runs tests that are statements of Python.
@@ -382,11 +383,27 @@ fn raised(at: &str, blame: &[Value], outcome: Outcome) -> Judged {
     (outcome, format!("{at}: {}", words.join(": ")))
 }
 
+/// Whether an answer compiles, as far as a verdict on it tells. A reason that says that it does not is always ours: what an answer
+/// raises stands behind the test that was run.
+fn compiled(form: &Form, outcome: Outcome, reason: &str) -> Option<bool> {
+    if outcome == Outcome::Refused || reason.starts_with("does not compile") {
+        return Some(false);
+    }
+    match (outcome, form.is_statements()) {
+        // The answer was not reached.
+        (Outcome::Error, true) if ["the prelude", "the tests"].iter().any(|part| reason.starts_with(part)) => None,
+        // Whatever else goes wrong with a build or a repository may lie before the compiler.
+        (Outcome::Error, false) => None,
+        _ => Some(true),
+    }
+}
+
 /// The prelude, the answer or the setup raised an exception.
 fn part_failed(part: &[u8], blame: &[Value]) -> Judged {
     match part {
         b"setup" => raised("the tests' setup", blame, Outcome::Fail),
         b"prelude" => raised("the prelude", blame, Outcome::Error),
+        b"compile" => raised("does not compile", blame, Outcome::Error),
         _ => raised("the answer", blame, Outcome::Error),
     }
 }

@@ -214,6 +214,7 @@ fn check_generation(recipe: &Recipe) -> Checked {
     at_least_one("evaluate.max_new_tokens", e.max_new_tokens)?;
     above_zero_to_one("evaluate.top_p", e.top_p)?;
     at_least_one("evaluate.batch", e.batch)?;
+    one_of("evaluate.bleu", &e.bleu, &["13a", "none", "char", "code"])?;
     holds(!e.models.is_empty(), "evaluate.models", || "expected at least one model, found none".into())?;
     e.models.iter().try_for_each(|name| one_of("evaluate.models", name, &["base", "sft", "ppo"]))
 }
