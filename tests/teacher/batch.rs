@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::collections::HashSet;
 use std::fs;
 use std::path::Path;
+use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex};
 
 use repairity::error::{Error, Result};
@@ -26,6 +27,10 @@ pub struct Provided {
     pub lost: usize,
     /// Results files that break off, still to come.
     pub cut: usize,
+    /// Creations that are not answered before the client is gone, still to come.
+    pub hanging: usize,
+    /// Told of each creation and each look.
+    pub seen: Option<Sender<&'static str>>,
     /// What `results_url` begins with instead of this server's address.
     pub elsewhere: Option<String>,
 }
@@ -41,6 +46,11 @@ pub fn provider(shared: &Shared, mut result: impl FnMut(&str, usize) -> Value + 
         let path = request.line();
         if path == "post /v1/messages/batches" {
             state.batches.push(request.body["requests"].as_array().unwrap().clone());
+            tell(&state, "created");
+            if state.hanging > 0 {
+                state.hanging -= 1;
+                return Answer::Silence;
+            }
             if state.lost > 0 {
                 state.lost -= 1;
                 return Answer::Close;
@@ -71,8 +81,16 @@ pub fn provider(shared: &Shared, mut result: impl FnMut(&str, usize) -> Value + 
         }
         let described = described(&state, rest.parse().unwrap(), &host);
         state.busy = state.busy.saturating_sub(1);
+        tell(&state, "looked");
         whole(200, described)
     })
+}
+
+fn tell(state: &Provided, what: &'static str) {
+    if let Some(seen) = &state.seen {
+        // Who does not listen any more does not want to know.
+        let _ = seen.send(what);
+    }
 }
 
 fn described(state: &Provided, index: usize, host: &str) -> Value {
