@@ -144,10 +144,14 @@ pub trait Teacher: Send + Sync {
     fn estimate(&self, _queries: &[&Query<'_>]) -> Option<Estimate> {
         None
     }
-    /// Asks all these together, the cheaper way, and hands over each answer as it comes. False, and nothing is asked, where this
-    /// teacher has no such way.
-    fn ask_all(&self, _questions: &[(recorded::Asked, &Query<'_>)], _post: &mut Post<'_>) -> Result<bool> {
-        Ok(false)
+    /// Tokens that an answer may have; none where nothing cuts it.
+    fn max_tokens(&self) -> Option<usize> {
+        None
+    }
+    /// Fetches what earlier runs ordered, and asks all these together, the cheaper way, where the teacher has one and is to use it;
+    /// hands over each answer as it comes. What has none afterwards is asked one by one.
+    fn ask_all(&self, _questions: &[(recorded::Asked, &Query<'_>)], _post: &mut Post<'_>) -> Result<()> {
+        Ok(())
     }
 }
 

@@ -43,18 +43,19 @@ fn trace(model: &str, problem: &Problem, prompt: String, reply: Reply) -> Trace 
     }
 }
 
-/// How replies ended that are no whole answers: `; 2 cut, 1 refused`, or nothing.
-pub(super) fn broken_off(stops: impl Iterator<Item = Stop>) -> String {
-    let mut counts = [0; 3];
-    for stop in stops {
-        match stop {
-            Stop::End => {}
+/// How many replies are no whole answers, and why: `; 2 cut by the token limit, 1 refused`, or nothing.
+pub(super) fn broken_off(replies: &[Reply]) -> String {
+    let mut counts = [0; 4];
+    for reply in replies {
+        match reply.stop {
+            // Such as a model that thinks and says nothing.
+            Stop::End => counts[3] += usize::from(reply.text.trim().is_empty()),
             Stop::Length => counts[0] += 1,
             Stop::Refusal => counts[1] += 1,
             Stop::Other => counts[2] += 1,
         }
     }
-    let words = ["cut by the token limit", "refused", "ended for another reason"];
+    let words = ["cut by the token limit", "refused", "ended for another reason", "empty"];
     let said: Vec<String> =
         counts.iter().zip(words).filter(|(count, _)| **count > 0).map(|(count, word)| format!("{count} {word}")).collect();
     if said.is_empty() { String::new() } else { format!("; {}", said.join(", ")) }
@@ -117,13 +118,12 @@ pub fn run(recipe: &Recipe) -> Result<()> {
         progress.set(done.fetch_add(1, Ordering::Relaxed) as u64 + 1, "");
         Ok(reply)
     })?;
-    let broken = broken_off(replies.iter().map(|reply| reply.stop));
+    let broken = broken_off(&replies);
     let tokens: u64 = replies.iter().map(|reply| reply.usage.output_tokens).sum();
     progress.finish(&format!("{} traces, {} tokens each{broken}", replies.len(), tokens / replies.len() as u64));
     drop(queries);
     let parts = asked.iter().zip(prompts).zip(replies);
-    let mut traces: Vec<Trace> =
-        parts.map(|((problem, prompt), reply)| trace(teacher.model(), problem, prompt, reply)).collect();
+    let mut traces: Vec<Trace> = parts.map(|((problem, prompt), reply)| trace(teacher.model(), problem, prompt, reply)).collect();
     filter::check(recipe, &problems, &mut traces)?;
     write_jsonl(&files.traces(), &traces)?;
     note(&format!("collect: {} traces{broken}, wrote {}", traces.len(), files.traces().display()));

@@ -42,7 +42,7 @@ fn ask(recipe: &Recipe, teacher: &Journal, queries: &[Query<'_>]) -> Result<Vec<
         progress.set(done.fetch_add(1, Ordering::Relaxed) as u64 + 1, "");
         Ok(reply)
     })?;
-    progress.finish(&format!("{} judgments{}", replies.len(), broken_off(replies.iter().map(|reply| reply.stop))));
+    progress.finish(&format!("{} judgments{}", replies.len(), broken_off(&replies)));
     Ok(replies)
 }
 
@@ -230,7 +230,8 @@ pub fn run(recipe: &Recipe) -> Result<()> {
         });
     }
     if preferences.is_empty() {
-        let what = format!("none of {pairs} pairs got a label: no two answers to one problem differ in quality ({})", said(&summary));
+        let what =
+            format!("none of {pairs} pairs got a label: no two answers to one problem differ in quality ({})", said(&summary));
         return Err(Error::input(files.candidates().display(), what));
     }
     write_jsonl(&files.preferences(), &preferences)?;

@@ -35,7 +35,8 @@ impl Anthropic {
         if let Some(tokens) = settings.thinking_tokens {
             if tokens < LEAST_THINKING || tokens >= settings.max_tokens {
                 let most = settings.max_tokens;
-                let what = format!("at least {LEAST_THINKING} and less than teacher.max_tokens, {most}, expected, {tokens} found");
+                let what =
+                    format!("at least {LEAST_THINKING} and less than teacher.max_tokens, {most}, expected, {tokens} found");
                 return Err(Error::input("teacher.thinking_tokens", what));
             }
             if settings.temperature != 1.0 {
@@ -78,12 +79,15 @@ impl Teacher for Anthropic {
         Some(self.client.estimate(&requests, if self.settings.batch { Rate::Batch } else { Rate::Live }))
     }
 
-    fn ask_all(&self, questions: &[(Asked, &Query<'_>)], post: &mut Post<'_>) -> Result<bool> {
-        if self.settings.batch {
-            let requests = questions.iter().map(|(asked, query)| Request::new(asked.clone(), self.body(query).to_string()));
-            batches::collect(&self.client, requests.collect(), read, post)?;
-        }
-        Ok(self.settings.batch)
+    fn max_tokens(&self) -> Option<usize> {
+        Some(self.settings.max_tokens)
+    }
+
+    fn ask_all(&self, questions: &[(Asked, &Query<'_>)], post: &mut Post<'_>) -> Result<()> {
+        // Batches of earlier runs are paid for, so they are fetched even where no new one is wanted.
+        let questions = if self.settings.batch { questions } else { &[] };
+        let requests = questions.iter().map(|(asked, query)| Request::new(asked.clone(), self.body(query).to_string()));
+        batches::collect(&self.client, requests.collect(), read, post)
     }
 }
 

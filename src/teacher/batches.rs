@@ -137,7 +137,12 @@ enum Outcome {
 }
 
 /// How many of these requests, (bytes, the most that each can cost), go into one batch: as many as the limits and `room` allow.
-fn fill(requests: impl Iterator<Item = (usize, Usage)>, requests_most: usize, bytes_most: usize, room: impl Fn(Usage) -> bool) -> usize {
+fn fill(
+    requests: impl Iterator<Item = (usize, Usage)>,
+    requests_most: usize,
+    bytes_most: usize,
+    room: impl Fn(Usage) -> bool,
+) -> usize {
     let (mut count, mut bytes, mut sum) = (0, 0, Usage::default());
     for (size, usage) in requests {
         bytes += size;
@@ -275,9 +280,8 @@ fn create<'a>(
             return Ok(Ok(id));
         }
         let answer = client.post(&url, &body).and_then(|value| id_of(&value).map_err(Failure::Never));
-        if let Err(Failure::Again { billed, .. }) = &answer {
-            uncertain |= billed;
-        }
+        // Only a server that is too busy certainly did nothing.
+        uncertain |= matches!(answer, Err(Failure::Again { busy: false, .. }));
         Ok(answer)
     });
     let id = match answer {
@@ -358,7 +362,11 @@ fn outcome(result: &Value, read: impl Fn(&Value) -> std::result::Result<Reply, S
             let words = error["message"].as_str().unwrap_or_default();
             let what = format!("{kind}: {}", words.chars().take(300).collect::<String>());
             match kind {
-                "invalid_request_error" | "authentication_error" | "permission_error" | "billing_error" | "not_found_error"
+                "invalid_request_error"
+                | "authentication_error"
+                | "permission_error"
+                | "billing_error"
+                | "not_found_error"
                 | "request_too_large" => Outcome::Never(what),
                 _ => Outcome::Again(what),
             }

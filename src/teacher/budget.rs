@@ -228,7 +228,8 @@ impl Budget {
         } else if spent.usd + amount.usd > self.limit_usd {
             let (spent, cost, limit) = (spent.usd, amount.usd, self.limit_usd);
             let cheaper = if rate == Rate::Live { " (teacher.batch = true halves Anthropic's price)" } else { "" };
-            let what = format!("{limit:.2} USD would not do: {spent:.2} are spent, {cost:.2} more are expected; {advice}{cheaper}");
+            let what =
+                format!("{limit:.2} USD would not do: {spent:.2} are spent, {cost:.2} more are expected; {advice}{cheaper}");
             Some(("teacher.budget_usd", what))
         } else if spent.tokens.saturating_add(amount.tokens) > self.limit_tokens {
             let (spent, cost, limit) = (spent.tokens, amount.tokens, self.limit_tokens);
@@ -237,14 +238,7 @@ impl Budget {
         } else {
             None
         };
-        Estimate {
-            requests: requests.len(),
-            expected,
-            most: limit,
-            expected_usd: amount.usd,
-            most_usd: dearest.usd,
-            refusal,
-        }
+        Estimate { requests: requests.len(), expected, most: limit, expected_usd: amount.usd, most_usd: dearest.usd, refusal }
     }
 }
 
@@ -308,8 +302,13 @@ mod tests {
     #[test]
     fn an_estimate_names_the_limit_that_it_breaks() {
         // Two requests of 300 bytes, 100 tokens each; answers of 756, cut at 700, and 673 tokens. 1 USD a token read, 2 written, /1000.
-        let settings =
-            Settings { budget_usd: 3.0, input_usd_per_mtok: 1e3, output_usd_per_mtok: 2e3, budget_tokens: None, ..Settings::default() };
+        let settings = Settings {
+            budget_usd: 3.0,
+            input_usd_per_mtok: 1e3,
+            output_usd_per_mtok: 2e3,
+            budget_tokens: None,
+            ..Settings::default()
+        };
         let spent = Spent { live: Usage { input_tokens: 100, output_tokens: 0 }, ..Spent::default() };
         let requests = [(300, TRACE_TOKENS), (300, JUDGMENT_TOKENS)];
         let estimate = |settings: &Settings, rate| Budget::new(settings, spent).unwrap().estimate(&requests, 700, rate);

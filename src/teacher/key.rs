@@ -115,7 +115,10 @@ pub(super) fn read(usual: &str, named: Option<&str>, own: bool) -> Result<Option
     let at = "teacher.key_env";
     // Who writes the key itself where its variable's name belongs must not find it in a message.
     if !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') || name.as_bytes()[0].is_ascii_digit() {
-        return Err(Error::input(at, "the name of an environment variable expected, letters, digits and _; something else found"));
+        return Err(Error::input(
+            at,
+            "the name of an environment variable expected, letters, digits and _; something else found",
+        ));
     }
     let key = std::env::var(name).unwrap_or_default().trim().to_string();
     if !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_graphic()) {

@@ -63,6 +63,10 @@ impl Teacher for OpenAi {
             queries.iter().map(|query| (self.body(query).to_string().len(), query.usual_tokens())).collect();
         Some(self.client.estimate(&requests, Rate::Live))
     }
+
+    fn max_tokens(&self) -> Option<usize> {
+        Some(self.max_tokens)
+    }
 }
 
 /// The reply in a completion: its content. The reasoning, which servers call `reasoning_content` or `reasoning`, is kept apart from

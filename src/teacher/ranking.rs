@@ -76,7 +76,8 @@ impl Ranked {
 
     /// What each ranking says about solutions `a` and `b`, `a` seen as the first.
     pub fn votes(&self, a: usize, b: usize) -> Vec<Preferred> {
-        let vote = |ranks: &Option<Vec<usize>>| ranks.as_ref().map_or(Preferred::Unreadable, |ranks| preferred(ranks[a], ranks[b]));
+        let vote =
+            |ranks: &Option<Vec<usize>>| ranks.as_ref().map_or(Preferred::Unreadable, |ranks| preferred(ranks[a], ranks[b]));
         self.rankings.iter().map(|(_, ranks)| vote(ranks)).collect()
     }
 }

@@ -10,7 +10,8 @@
 //!
 //! `id` (or `key`) is the problem's; `first` and `second`, or `shown`, are the candidates' indices in the order in which they were
 //! shown. `stop` is `end` where it is missing; `reasoning` is what the model thought before its text, where that was shown; `batch`
-//! marks an answer at half the price. A journal also writes `model` and `prompt_sha256`, and repeats an answer only to the same
+//! marks an answer at half the price; `max_tokens` is the limit that cut an answer, which is asked for again where the limit has been
+//! raised. A journal also writes `model` and `prompt_sha256`, and repeats an answer only to the same
 //! question to the same model; a recorded teacher asks for neither. Of two lines for one question, the later counts.
 
 use std::collections::{HashMap, HashSet};
@@ -117,6 +118,8 @@ struct Entry {
     usage: Usage,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     batch: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    max_tokens: Option<usize>,
 }
 
 impl Entry {
@@ -231,7 +234,15 @@ impl Journal {
         let failed = |e| Error::io(path, e);
         let file = OpenOptions::new().create(true).truncate(false).write(true).open(path).map_err(failed)?;
         file.set_len(length).map_err(failed)?;
-        let replies = entries.into_iter().map(|entry| (entry.asked.clone(), entry.reply())).collect();
+        // A limit that has been raised may let the answer come to its end.
+        let outgrown = |entry: &Entry| entry.max_tokens.zip(teacher.max_tokens()).is_some_and(|(then, now)| now > then);
+        let mut replies = HashMap::new();
+        for entry in entries {
+            match outgrown(&entry) {
+                true => drop(replies.remove(&entry.asked)),
+                false => drop(replies.insert(entry.asked.clone(), entry.reply())),
+            }
+        }
         let state = State { replies, under_way: HashSet::new(), file, length };
         Ok(Journal { teacher, path: path.to_path_buf(), state: Mutex::new(state), answered: Condvar::new() })
     }
@@ -240,9 +251,11 @@ impl Journal {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Gets what can be got before anything is asked one by one: an [`Estimate`] of the questions without a stored answer, for
-    /// `report`; an input error where even that exceeds the budget; and, with a teacher that answers many together, their answers.
+    /// Gets what can be got before anything is asked one by one: what earlier runs ordered; then, of the questions without a stored
+    /// answer, an [`Estimate`] for `report`, an input error where even that exceeds the budget, and their answers, with a teacher that
+    /// answers many together.
     pub fn prepare(&self, queries: &[Query<'_>], report: &dyn Fn(&str)) -> Result<()> {
+        self.ask_together(&[], report)?;
         let mut open: Vec<(Asked, &Query<'_>)> = Vec::new();
         let mut seen = HashSet::new();
         for query in queries {
@@ -251,22 +264,28 @@ impl Journal {
                 open.push((asked, query));
             }
         }
-        if !open.is_empty()
-            && let Some(estimate) = self.teacher.estimate(&open.iter().map(|(_, query)| *query).collect::<Vec<_>>())
-        {
+        if open.is_empty() {
+            return Ok(());
+        }
+        if let Some(estimate) = self.teacher.estimate(&open.iter().map(|(_, query)| *query).collect::<Vec<_>>()) {
             report(&format!("{}: {estimate}", self.teacher.model()));
             if let Some((key, what)) = estimate.refusal {
                 return Err(Error::input(key, what));
             }
         }
+        self.ask_together(&open, report)
+    }
+
+    fn ask_together(&self, questions: &[(Asked, &Query<'_>)], report: &dyn Fn(&str)) -> Result<()> {
         let mut store = |asked: &Asked, reply: Reply| self.store(asked, reply, Rate::Batch).map(drop);
         let mut post = Post { ledger: self.path.with_extension("batches.jsonl"), store: &mut store, report };
-        self.teacher.ask_all(&open, &mut post).map(drop)
+        self.teacher.ask_all(questions, &mut post)
     }
 
     fn store(&self, asked: &Asked, reply: Reply, rate: Rate) -> Result<Reply> {
         let Reply { text, reasoning, stop, usage } = reply.clone();
-        let entry = Entry { asked: asked.clone(), text, reasoning, stop, usage, batch: rate == Rate::Batch };
+        let max_tokens = self.teacher.max_tokens().filter(|_| stop == Stop::Length);
+        let entry = Entry { asked: asked.clone(), text, reasoning, stop, usage, batch: rate == Rate::Batch, max_tokens };
         let mut line = serde_json::to_vec(&entry).map_err(|e| Error::io(&self.path, e.into()))?;
         line.push(b'\n');
         let mut guard = self.state();

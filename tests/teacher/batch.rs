@@ -224,6 +224,23 @@ fn an_interrupted_run_leaves_the_batch_and_the_next_fetches_it() {
 }
 
 #[test]
+fn a_run_without_batches_fetches_what_was_ordered() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("teacher.jsonl");
+    let shared = Shared::default();
+    shared.lock().unwrap().busy = usize::MAX;
+    let server = provider(&shared, |prompt, _| succeeded(prompt));
+    let journal = open_journaled(&batching(&server.url), &path, Box::new(|_| false)).unwrap();
+    assert!(collect_from(&journal, 3).0.is_err());
+    shared.lock().unwrap().busy = 0;
+    let (replies, said, _) = collect(&Settings { batch: false, ..batching(&server.url) }, &path, 3);
+    assert_eq!(texts(&replies.unwrap()), ["to 0", "to 1", "to 2"]);
+    // Nothing is left to ask, so nothing is estimated either.
+    assert_eq!(said, ["teacher: batch msgbatch_0, 3 requests, was ordered before and is fetched"]);
+    assert_eq!(posts(&server.requests()), 1);
+}
+
+#[test]
 fn an_order_whose_answer_was_lost_is_found_again() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("teacher.jsonl");

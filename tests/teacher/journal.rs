@@ -26,7 +26,10 @@ fn recorded_answers_are_found_by_problem_and_by_candidates_in_order() {
     let teacher = open(&Settings { provider: Provider::Recorded, path: Some(path.clone()), ..Settings::default() }).unwrap();
     assert_eq!(teacher.model(), "c-2");
     let usage = Usage { input_tokens: 3, output_tokens: 4 };
-    assert_eq!(trace(teacher.as_ref(), "7").unwrap(), Reply { text: "t".into(), reasoning: String::new(), stop: Stop::Length, usage });
+    assert_eq!(
+        trace(teacher.as_ref(), "7").unwrap(),
+        Reply { text: "t".into(), reasoning: String::new(), stop: Stop::Length, usage }
+    );
     let judged = |first, second| {
         let (first, second) = (candidate(first, "a"), candidate(second, "b"));
         teacher.ask(&compare(&problem("7"), &first, &second))
@@ -175,4 +178,18 @@ fn what_is_stored_is_not_estimated_again() {
     open(&priced).prepare(&queries, &report).unwrap();
     assert_eq!(*said.borrow(), [estimate(1, "0.76", "1.00")]);
     server.finish();
+}
+
+#[test]
+fn a_cut_answer_is_asked_for_again_once_the_limit_is_raised() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("teacher.jsonl");
+    let server = Server::start(vec![whole(200, message("Beca", "max_tokens")), whole(200, message("Because.", "end_turn"))]);
+    let asked = |max_tokens| {
+        let settings = Settings { max_tokens, ..settings(Provider::Anthropic, &server.url) };
+        trace(&open_journaled(&settings, &path, noting(Waits::default())).unwrap(), "7").unwrap()
+    };
+    assert_eq!((asked(50).stop, asked(50).stop, asked(40).stop), (Stop::Length, Stop::Length, Stop::Length));
+    assert_eq!((asked(60).text, asked(50).text, asked(70).text), ("Because.".into(), "Because.".into(), "Because.".to_string()));
+    assert_eq!(server.finish().len(), 2);
 }

@@ -281,8 +281,12 @@ fn a_comparison_shows_the_task_and_both_solutions() {
 #[test]
 fn thinking_is_asked_for_and_kept_apart() {
     let server = Server::start(vec![whole(200, message("Because.", "end_turn"))]);
-    let thinking =
-        Settings { thinking_tokens: Some(1024), max_tokens: 2048, temperature: 1.0, ..settings(Provider::Anthropic, &server.url) };
+    let thinking = Settings {
+        thinking_tokens: Some(1024),
+        max_tokens: 2048,
+        temperature: 1.0,
+        ..settings(Provider::Anthropic, &server.url)
+    };
     let reply = trace(patient(&thinking).0.as_ref(), "7").unwrap();
     assert_eq!((reply.text.as_str(), reply.reasoning.as_str()), ("Because.", "hm"));
     let request = &server.finish()[0];
@@ -342,7 +346,11 @@ fn an_answer_that_says_the_key_back_comes_without_it() {
     let encoded = format!("{:?} {}", key(), key());
     let answers = [
         whole(200, message(&format!("the key is {encoded}"), "end_turn")),
-        Answer::Whole(500, vec![("x-should-retry", "false".into()), ("request-id", key())], format!("{}{}", "x".repeat(290), key())),
+        Answer::Whole(
+            500,
+            vec![("x-should-retry", "false".into()), ("request-id", key())],
+            format!("{}{}", "x".repeat(290), key()),
+        ),
     ];
     let server = Server::start(answers.to_vec());
     let (teacher, _) = patient(&settings(Provider::Anthropic, &server.url));

@@ -62,7 +62,7 @@ impl Place {
     fn command(&self, stage: &str, url: &str, sets: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_repairity"));
         command.arg(stage).arg(&self.recipe).args(["--set", &format!("teacher.base_url={url}")]);
-        sets.iter().for_each(|set| drop(command.args(["--set", set])));
+        command.args(sets.iter().flat_map(|set| ["--set", set]));
         command.env(NAME, SECRET).stdin(Stdio::null());
         command
     }
@@ -203,8 +203,7 @@ fn the_key_appears_nowhere_and_what_was_broken_off_is_not_trained_on() {
     let problems: Vec<Problem> = read_jsonl(&place.file("problems.jsonl")).unwrap();
     let held: Vec<&Problem> = problems.iter().filter(|problem| problem.split == Some(Split::Validation)).collect();
     assert_eq!(held.len(), 3);
-    let candidates: Vec<Candidate> =
-        held.iter().flat_map(|problem| (0..3).map(|index| candidate(problem, index))).collect();
+    let candidates: Vec<Candidate> = held.iter().flat_map(|problem| (0..3).map(|index| candidate(problem, index))).collect();
     write_jsonl(&place.file("candidates.jsonl"), &candidates).unwrap();
     let bodies: Vec<String> = held.iter().map(|problem| problem.buggy.clone().unwrap()).collect();
     let server = Server::telling(move |request| {
@@ -212,7 +211,10 @@ fn the_key_appears_nowhere_and_what_was_broken_off_is_not_trained_on() {
         let place = |word: &str| text.find(word).unwrap();
         let forward = place("answer 0") < place("answer 2");
         match bodies.iter().position(|body| text.contains(body.trim_end())).unwrap() {
-            0 => whole(200, message(&format!("{}\nRanking: {}", said_back(), if forward { "C > A = B" } else { "A > B = C" }), "end_turn")),
+            0 => whole(
+                200,
+                message(&format!("{}\nRanking: {}", said_back(), if forward { "C > A = B" } else { "A > B = C" }), "end_turn"),
+            ),
             1 => whole(200, message("I would rather not.", "refusal")),
             _ => whole(200, message("Ranking: A > B > C", "end_turn")),
         }
@@ -269,8 +271,10 @@ fn a_batch_outlives_the_program_and_is_paid_for_once() {
         (state.hanging, state.busy, state.seen) = (1, usize::MAX, Some(tell));
     }
     let file = place.file("problems.jsonl");
-    let server =
-        provider(&shared, move |prompt, _| json!({"type": "succeeded", "message": message(&suspicious(&asked(&file, prompt)), "end_turn")}));
+    let server = provider(
+        &shared,
+        move |prompt, _| json!({"type": "succeeded", "message": message(&suspicious(&asked(&file, prompt)), "end_turn")}),
+    );
 
     // Killed while the order is on its way, before its name is known.
     let mut child = start(place.command("collect", &server.url, &[]));
