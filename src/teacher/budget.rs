@@ -289,7 +289,8 @@ mod tests {
         let settings = Settings { budget_tokens: Some(10), budget_usd: 100.0, output_usd_per_mtok: 1e6, ..Settings::default() };
         let eight = Usage { input_tokens: 3, output_tokens: 5 };
         let budget = Budget::new(&settings, Spent { live: eight, batch: ONE }).unwrap();
-        assert_eq!((budget.purse().spent.usd, budget.purse().spent.tokens), (5.5, 9));
+        let spent = budget.purse().spent;
+        assert_eq!((spent.usd, spent.tokens), (5.5, 9));
         assert!(budget.has_room(ONE, Rate::Batch) && !budget.has_room(eight, Rate::Batch));
         let error = budget.reserve(eight, Rate::Live).err().unwrap().to_string();
         assert_eq!(error, "teacher.budget_tokens: 9 of 10 tokens are spent, and the next call could take 8");
