@@ -269,6 +269,27 @@ fn an_order_whose_answer_was_lost_is_found_again() {
 }
 
 #[test]
+fn a_batch_that_was_guessed_wrongly_costs_a_look() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("teacher.jsonl");
+    let shared = Shared::default();
+    shared.lock().unwrap().lost = usize::MAX;
+    let server = provider(&shared, |prompt, _| succeeded(prompt));
+    // The run dies within its order, which never arrived; another's batch has as many requests.
+    let journal = open_journaled(&batching(&server.url), &path, Box::new(|_| false)).unwrap();
+    assert!(matches!(collect_from(&journal, 2).0, Err(Error::Interrupted)));
+    {
+        let mut state = shared.lock().unwrap();
+        state.lost = 0;
+        state.batches[0].iter_mut().for_each(|request| request["custom_id"] = json!("another's"));
+    }
+    let (replies, said, _) = collect(&batching(&server.url), &path, 2);
+    assert_eq!(texts(&replies.unwrap()), ["to 0", "to 1"]);
+    assert_eq!(said[0], "teacher: batch msgbatch_0, 2 requests, was ordered before and is fetched");
+    assert_eq!(shared.lock().unwrap().batches.len(), 2);
+}
+
+#[test]
 fn a_broken_file_of_results_is_read_again() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("teacher.jsonl");
