@@ -197,6 +197,29 @@ mod tests {
     }
 
     #[test]
+    fn several_are_ranked_as_pairs_are() {
+        let problem = micro::generate(1, 1).remove(0);
+        let candidate = |index, verdict| Candidate {
+            id: problem.id.clone(),
+            index,
+            model: String::new(),
+            temperature: 0.0,
+            text: String::new(),
+            answer: problem.reference.clone().unwrap(),
+            verdict: Some(crate::record::Verdict { verdict, reason: String::new(), seconds: 0.0 }),
+            extra: Default::default(),
+        };
+        let [right, wrong] = [candidate(0, Outcome::Pass), candidate(1, Outcome::Fail)];
+        let ranked = |shown: &[&Candidate]| {
+            let query = Query::Rank { problem: &problem, instruction: "", shown };
+            Scripted::new(1, 0.0).ask(&query).unwrap().text
+        };
+        assert_eq!(ranked(&[&wrong, &right, &wrong]), "Ranking: B > A = C");
+        assert_eq!(ranked(&[&right, &wrong, &right]), "Ranking: A = C > B");
+        assert_eq!(ranked(&[&wrong, &right]), "Ranking: B > A");
+    }
+
+    #[test]
     fn a_problem_from_elsewhere_is_refused_by_its_id() {
         let mut problem = micro::generate(1, 1).remove(0);
         problem.id = "mbpp/7".into();

@@ -322,3 +322,27 @@ fn what_is_too_dear_is_not_begun() {
     assert_eq!(output.status.code(), Some(2));
     assert!(stderr(&output).contains("error: teacher.budget_tokens: 100 tokens would not do"), "{}", stderr(&output));
 }
+
+#[test]
+fn keys_that_cannot_go_together_are_refused() {
+    let place = Place::new(&[]);
+    let cases: [(&[&str], &str); 6] = [
+        (&["judge.at_once=27"], "judge.at_once: expected 2 to 26, found 27"),
+        (&["judge.at_once=3", "judge.orders=7"], "judge.orders: expected 1 to 6, twice judge.at_once, found 7"),
+        (&["teacher.batch=true", "teacher.provider=openai"], "teacher.batch: needs teacher.provider = \"anthropic\""),
+        (
+            &["teacher.thinking_tokens=1000"],
+            "teacher.thinking_tokens: expected at least 1024 and less than teacher.max_tokens, 4096, found 1000",
+        ),
+        (
+            &["teacher.thinking_tokens=4096"],
+            "teacher.thinking_tokens: expected at least 1024 and less than teacher.max_tokens, 4096, found 4096",
+        ),
+        (&["teacher.thinking_tokens=2048"], "teacher.temperature: expected 1, because a model thinks at no other; found 0"),
+    ];
+    for (sets, expected) in cases {
+        let output = place.run("collect", "http://127.0.0.1:9", sets);
+        assert_eq!(output.status.code(), Some(2));
+        assert!(stderr(&output).contains(expected), "{}", stderr(&output));
+    }
+}
