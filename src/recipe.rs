@@ -221,10 +221,22 @@ pub struct Teacher {
     pub temperature: f64,
     /// Seconds before a request counts as lost and is tried again. Default 120.
     pub timeout_s: f64,
-    /// Requests under way at once. Default 8.
+    /// Requests under way at once, at most: a server that is busy is asked less. Default 8.
     pub concurrency: usize,
+    /// `anthropic`: asks in batches, which are answered within a day at half the price. Default false.
+    pub batch: bool,
+    /// `anthropic`: tokens that the model may think before it answers, at least 1024 and less than `max_tokens`, which counts them;
+    /// `temperature` has to be 1 then. What it thinks is kept and never trained on. Left out, it does not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub thinking_tokens: Option<usize>,
     /// The run stops before it has spent more than this, in US dollars. Default 50.
     pub budget_usd: f64,
+    /// The run stops before it has used more tokens than this, read and written together; left out, any number.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub budget_tokens: Option<u64>,
+    /// Begins even where what is expected to be spent is more than a budget, and asks until that is reached. Default false: nothing
+    /// is asked then.
+    pub start_anyway: bool,
     /// Price of a million tokens read, in US dollars. Default 3.
     pub input_usd_per_mtok: f64,
     /// Price of a million tokens written, in US dollars. Default 15.
@@ -245,7 +257,11 @@ impl Default for Teacher {
             temperature: 0.0,
             timeout_s: 120.0,
             concurrency: 8,
+            batch: false,
+            thinking_tokens: None,
             budget_usd: 50.0,
+            budget_tokens: None,
+            start_anyway: false,
             input_usd_per_mtok: 3.0,
             output_usd_per_mtok: 15.0,
             error_rate: 0.1,
@@ -362,6 +378,12 @@ impl Default for Candidates {
 pub struct Judge {
     /// Asks twice, with the answers exchanged; only agreement gives a label. Default true; the paper does not say.
     pub both_orders: bool,
+    /// Answers shown at once: 2 for pairs, more for rankings, from which pairs are made; at most 26. Default 2; the paper's prompt
+    /// ranks several.
+    pub at_once: usize,
+    /// Orders in which each ranking is asked for, each the last one reversed or turned by one place; only agreement of all gives a
+    /// label. At most twice `at_once`. Default 2: an order and its reverse.
+    pub orders: usize,
     /// What a tie or a disagreement becomes. Default `drop`.
     pub ties: Ties,
     /// The instruction of a judgment; left out, the paper's, verbatim.
@@ -371,7 +393,7 @@ pub struct Judge {
 
 impl Default for Judge {
     fn default() -> Judge {
-        Judge { both_orders: true, ties: Ties::Drop, instruction: None }
+        Judge { both_orders: true, at_once: 2, orders: 2, ties: Ties::Drop, instruction: None }
     }
 }
 

@@ -225,7 +225,7 @@ fn checker(recipe: &Recipe) -> Result<Checker> {
 
 /// The recipe's teacher, with every answer stored on arrival.
 fn teacher(recipe: &Recipe, files: &Files) -> Result<Journal> {
-    teacher::open_journaled(&teacher_settings(recipe), &files.journal())
+    teacher::open_journaled(&teacher_settings(recipe), &files.journal(), Box::new(interrupt::sleep))
 }
 
 /// Whether the recipe's teacher can be asked: its key is set, its file is readable. Nothing is asked.
@@ -248,7 +248,12 @@ fn teacher_settings(recipe: &Recipe) -> teacher::Settings {
         max_tokens: settings.max_tokens,
         temperature: settings.temperature,
         timeout_s: settings.timeout_s,
+        concurrency: settings.concurrency,
+        batch: settings.batch,
+        thinking_tokens: settings.thinking_tokens,
         budget_usd: settings.budget_usd,
+        budget_tokens: settings.budget_tokens,
+        start_anyway: settings.start_anyway,
         input_usd_per_mtok: settings.input_usd_per_mtok,
         output_usd_per_mtok: settings.output_usd_per_mtok,
         path: settings.path.clone(),
