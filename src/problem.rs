@@ -3,6 +3,7 @@
 //! What is run, and how an answer is judged, is in `check`; what a benchmark's rows look like, in one file per suite.
 
 pub mod check;
+pub mod defects4j;
 mod humaneval_fix;
 mod mbpp;
 pub mod micro;
@@ -21,7 +22,7 @@ pub use check::Checker;
 pub use mutate::mutate;
 
 /// The suites that [`load`] knows.
-pub const SUITES: [&str; 4] = ["mbpp", "humaneval_fix", "quixbugs", "micro"];
+pub const SUITES: [&str; 5] = ["mbpp", "humaneval_fix", "quixbugs", "micro", "defects4j"];
 
 /// Reads a suite from its published file, or makes it (`micro`, from `seed` and `count`). `count` bounds the problems of
 /// every suite; 0 takes all that a file has. Rows that are not what they must be are [`Error::Input`] with file, line and
@@ -31,6 +32,7 @@ pub fn load(suite: &str, path: Option<&Path>, seed: u64, count: usize) -> Result
         "mbpp" => mbpp::read,
         "humaneval_fix" => humaneval_fix::read,
         "quixbugs" => quixbugs::read,
+        "defects4j" => |path| defects4j::load(path, &defects4j::Settings::default()),
         "micro" => return Ok(micro::generate(seed, count)),
         other => {
             let nearest = SUITES.iter().min_by_key(|s| strsim::levenshtein(s, other)).copied().unwrap_or_default();
@@ -216,6 +218,6 @@ mod tests {
         let error = load("mbp", None, 0, 0).unwrap_err();
         assert_eq!(error.exit_code(), 2);
         let text = error.to_string();
-        assert!(text.contains("mbpp, humaneval_fix, quixbugs, micro") && text.ends_with("did you mean `mbpp`?"), "{text}");
+        assert!(text.contains("mbpp, humaneval_fix, quixbugs, micro, defects4j") && text.ends_with("did you mean `mbpp`?"), "{text}");
     }
 }

@@ -5,6 +5,7 @@
 //! which asks the answer's process call by call (`beside`). What an answer sends is data and is never run. A trusted Python
 //! process reads the tests once per problem and says which of the two it is; it never sees an answer.
 
+mod defects4j;
 pub(in crate::problem) mod value;
 
 use std::collections::HashMap;
@@ -39,6 +40,7 @@ pub struct Checker {
     jobs: usize,
     stop: Option<Arc<AtomicBool>>,
     plans: Mutex<HashMap<Key, Arc<Plan>>>,
+    workspaces: defects4j::Workspaces,
 }
 
 /// What a plan depends on: prelude, setup, tests.
@@ -80,7 +82,7 @@ impl Checker {
     /// A checker that runs at most `jobs` answers at once. An [`Error::Machine`] where the sandbox or `python3` lacks.
     pub fn new(mode: Mode, jobs: usize) -> Result<Checker> {
         let (sandbox, python) = (Sandbox::new(mode)?, Python::find()?);
-        Ok(Checker { sandbox, python, jobs: jobs.max(1), stop: None, plans: Mutex::default() })
+        Ok(Checker { sandbox, python, jobs: jobs.max(1), stop: None, plans: Mutex::default(), workspaces: Default::default() })
     }
 
     /// A flag that makes [`Checker::check_all`] end early with [`Error::Interrupted`].
@@ -230,6 +232,7 @@ impl Checker {
         let (verdict, reason) = match &problem.check.form {
             _ if answer.trim().is_empty() => (Outcome::Refused, "the answer holds no code".into()),
             Form::Statements => self.statements(problem, answer)?,
+            Form::Defects4j(bug) => self.defects4j(bug, answer)?,
         };
         Ok(Verdict { verdict, reason: cut(&reason, 300), seconds: start.elapsed().as_secs_f64() })
     }
