@@ -218,6 +218,9 @@ mod tests {
         let error = load("mbp", None, 0, 0).unwrap_err();
         assert_eq!(error.exit_code(), 2);
         let text = error.to_string();
-        assert!(text.contains("mbpp, humaneval_fix, quixbugs, micro, defects4j") && text.ends_with("did you mean `mbpp`?"), "{text}");
+        assert!(
+            text.contains("mbpp, humaneval_fix, quixbugs, micro, defects4j") && text.ends_with("did you mean `mbpp`?"),
+            "{text}"
+        );
     }
 }

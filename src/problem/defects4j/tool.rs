@@ -25,7 +25,9 @@ impl Tool {
         let below = home.map(|home| home.join("framework/bin"));
         let mut folders = below.into_iter().chain(std::env::split_paths(&path));
         let executable = folders.find_map(|folder| folder.join("defects4j").canonicalize().ok()).ok_or_else(|| {
-            Error::Machine("Defects4J was not found: no `defects4j` on the path, and none in $DEFECTS4J_HOME/framework/bin".into())
+            Error::Machine(
+                "Defects4J was not found: no `defects4j` on the path, and none in $DEFECTS4J_HOME/framework/bin".into(),
+            )
         })?;
         let above = |levels: usize| executable.ancestors().nth(levels).map(Path::to_owned);
         let home = above(3).filter(|home| home.join("framework").is_dir()).or(above(1)).unwrap_or_else(|| executable.clone());
