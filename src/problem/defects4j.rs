@@ -247,7 +247,12 @@ impl Maker<'_> {
     }
 
     fn problem(&self, entry: &Entry) -> Result<std::result::Result<Problem, String>> {
-        let facts = self.facts(&entry.bug)?;
+        let facts = match self.facts(&entry.bug) {
+            Ok(facts) => facts,
+            // Old commits go missing, servers do not answer: the other bugs are of use without this one.
+            Err(Missing::Checkout(reason)) => return Ok(Err(reason)),
+            Err(Missing::Other(e)) => return Err(e),
+        };
         let folder = self.work.join("bugs").join(&entry.bug);
         let found = match locate(&folder, &facts, entry, self.settings.mode)? {
             Ok(found) => found,
@@ -260,20 +265,24 @@ impl Maker<'_> {
     }
 
     /// What is known of a bug's checkouts, which are made if they are not there.
-    fn facts(&self, bug: &str) -> Result<Facts> {
+    fn facts(&self, bug: &str) -> std::result::Result<Facts, Missing> {
         let folder = self.work.join("bugs").join(bug);
         let path = folder.join("facts.json");
         if let Ok(bytes) = fs::read(&path) {
-            return serde_json::from_slice(&bytes).map_err(|e| Error::input(path.display(), e));
+            return serde_json::from_slice(&bytes).map_err(|e| Missing::Other(Error::input(path.display(), e)));
         }
         // What an interrupted run left is of no use.
         if folder.exists() {
             fs::remove_dir_all(&folder).map_err(|e| Error::io(&folder, e))?;
         }
         fs::create_dir_all(&folder).map_err(|e| Error::io(&folder, e))?;
-        let facts = match &self.settings.trees {
-            Some((metadata, clones)) => Trees { metadata, clones }.make(bug, &folder)?,
-            None => Tool::find()?.make(bug, &folder)?,
+        let made = match &self.settings.trees {
+            Some((metadata, clones)) => Trees { metadata, clones }.make(bug, &folder),
+            None => Tool::find()?.make(bug, &folder),
+        };
+        let facts = match made {
+            Err(e @ (Error::Input { .. } | Error::Machine(_))) => return Err(Missing::Checkout(e.to_string())),
+            made => made?,
         };
         let bytes = serde_json::to_vec_pretty(&facts).map_err(|e| Error::input(path.display(), e))?;
         write_atomic(&path, &bytes)?;
@@ -321,6 +330,20 @@ impl Maker<'_> {
             split: None,
             extra,
         }
+    }
+}
+
+/// Why a bug has no checkouts.
+enum Missing {
+    /// They could not be made.
+    Checkout(String),
+    /// Something else went wrong.
+    Other(Error),
+}
+
+impl From<Error> for Missing {
+    fn from(e: Error) -> Missing {
+        Missing::Other(e)
     }
 }
 

@@ -297,7 +297,18 @@ impl Checker {
         let compile = |args: &[&str]| -> Result<Output> {
             let mut output = None;
             for encoding in ["UTF-8", "ISO-8859-1"] {
-                let common = ["-J-XX:-UsePerfData", "-nowarn", "-g", "-proc:none", "--release", release, "-encoding", encoding];
+                let common = [
+                    "-J-XX:-UsePerfData",
+                    "-J-XX:TieredStopAtLevel=1",
+                    "-J-XX:+UseSerialGC",
+                    "-nowarn",
+                    "-g",
+                    "-proc:none",
+                    "--release",
+                    release,
+                    "-encoding",
+                    encoding,
+                ];
                 let ran =
                     self.command(Path::new(&javac), &[&common, args].concat(), copy, None, Some(&jdk), bug.compile_s, b"")?;
                 let again = String::from_utf8_lossy(&ran.stderr).contains("unmappable character");
