@@ -11,7 +11,9 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
+use std::io::Read;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -42,6 +44,8 @@ const PROCESSES: usize = 512;
 const MEMORY: u64 = 6 << 30;
 /// Bytes that they may write.
 const DISK: u64 = 4 << 30;
+/// Bytes of a file of theirs that are read.
+const LEFT: u64 = 16 << 20;
 
 /// The work folders that a checker has met.
 #[derive(Debug, Default)]
@@ -249,8 +253,7 @@ impl Checker {
             return Ok((outcome, format!("the trigger tests pass, but then: {reason}{}", said(copy))));
         }
         // Written by the runner as it goes: a run that ended early lacks tests that are known.
-        if let Ok(all) = fs::read(copy.join("all_tests")) {
-            let all = String::from_utf8_lossy(&all);
+        if let Some(all) = left(copy, "all_tests") {
             let ran = |test: &str| {
                 let (class, method) = test.split_once("::").unwrap_or((test, ""));
                 all.lines().any(|line| line.contains(class) && line.contains(method))
@@ -350,7 +353,12 @@ impl Checker {
             "Runner",
         ];
         let output = self.command(&java, &args, copy, None, Some(&jdk), bug.test_s, input.as_bytes())?;
-        Ok(reported(&planned, &output, bug.test_s))
+        Ok(match trouble(&output) {
+            Some(Trouble::Late) => (Outcome::Timeout, format!("trigger tests: not within {} s", bug.test_s)),
+            Some(Trouble::Memory) => (Outcome::Memory, "trigger tests: they take too much memory".into()),
+            // A process that ended early lacks reports.
+            Some(Trouble::Code) | None => reported(&planned, &output.stdout),
+        })
     }
 
     /// Runs a command in a copy.
@@ -433,9 +441,19 @@ fn failed(output: &Output, seconds: f64) -> Option<Judged> {
 
 /// What the first failing test says, after a colon; empty where nothing is known.
 fn said(copy: &Path) -> String {
-    let bytes = fs::read(copy.join("failing_tests")).unwrap_or_default();
-    let first = failing_tests(&String::from_utf8_lossy(&bytes)).into_iter().next();
+    let first = failing_tests(&left(copy, "failing_tests").unwrap_or_default()).into_iter().next();
     first.filter(|(_, message)| !message.is_empty()).map_or(String::new(), |(_, message)| format!(": {message}"))
+}
+
+/// What a file holds that the tests, and so the answer, could write: none where it is no plain file, such as a link out of
+/// the copy; of a huge one, the beginning.
+fn left(copy: &Path, name: &str) -> Option<String> {
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+    let file = File::options().read(true).custom_flags(flags).open(copy.join(name)).ok()?;
+    file.metadata().ok().filter(|metadata| metadata.is_file())?;
+    let mut bytes = Vec::new();
+    file.take(LEFT).read_to_end(&mut bytes).ok()?;
+    Some(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// The sources below a folder. A package cannot be called `enum` any more; what old projects have there is left out.
@@ -489,13 +507,8 @@ fn plan(bug: &Defects4j, seed: &str) -> Vec<Case> {
 }
 
 /// Reads the runner's reports.
-fn reported(planned: &[Case], output: &Output, seconds: f64) -> Judged {
-    match trouble(output) {
-        Some(Trouble::Late) => return (Outcome::Timeout, format!("trigger tests: not within {seconds} s")),
-        Some(Trouble::Memory) => return (Outcome::Memory, "trigger tests: they take too much memory".into()),
-        _ => {}
-    }
-    let text = String::from_utf8_lossy(&output.stdout);
+fn reported(planned: &[Case], output: &[u8]) -> Judged {
+    let text = String::from_utf8_lossy(output);
     let mut reports: HashMap<&str, Vec<(bool, &str)>> = HashMap::new();
     for line in text.lines() {
         let mut words = line.splitn(3, ' ');
@@ -515,4 +528,35 @@ fn reported(planned: &[Case], output: &Output, seconds: f64) -> Judged {
         return (Outcome::Fail, reason);
     }
     (Outcome::Pass, String::new())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_out_of_the_copy_is_not_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("secret"), "--- A::b\nsecret\n").unwrap();
+        let copy = folder.path().join("copy");
+        fs::create_dir(&copy).unwrap();
+        std::os::unix::fs::symlink("../secret", copy.join("failing_tests")).unwrap();
+        assert_eq!(said(&copy), "");
+        fs::remove_file(copy.join("failing_tests")).unwrap();
+        fs::write(copy.join("failing_tests"), "--- A::b\n\nmine\n\tat A\n").unwrap();
+        assert_eq!(said(&copy), ": mine");
+    }
+
+    #[test]
+    fn every_case_reports_once_and_as_it_must() {
+        let case = |name: &str, twin| Case { name: name.into(), class: "A".into(), method: name.into(), twin };
+        let planned = [case("real", false), case("twin", true)];
+        let judge = |text: &str| reported(&planned, text.as_bytes());
+        let fail = |reason: &str| (Outcome::Fail, reason.to_owned());
+        assert_eq!(judge("real pass\ntwin fail x\n"), (Outcome::Pass, String::new()));
+        assert_eq!(judge("real pass\ntwin pass\n"), fail("a test that must fail passed"));
+        assert_eq!(judge("real pass\nforged\n"), fail("a test that must fail did not report"));
+        assert_eq!(judge("real pass\nreal pass\ntwin fail\n"), fail("A::real reported twice"));
+        assert_eq!(judge("real fail a b\ntwin fail\n"), fail("trigger test A::real fails: a b"));
+    }
 }

@@ -84,12 +84,13 @@ impl Trees<'_> {
         fs::create_dir_all(to).map_err(|e| Error::io(to, e))?;
         let mut git = Command::new("git");
         git.arg("-C").arg(clone).args(["archive", "--format=tar", commit]).stdout(Stdio::piped()).stdin(Stdio::null());
-        let mut git = git.stderr(Stdio::null()).spawn().map_err(|e| Error::Machine(format!("git could not be run: {e}")))?;
+        let mut git = git.stderr(Stdio::piped()).spawn().map_err(|e| Error::Machine(format!("git could not be run: {e}")))?;
         let files = git.stdout.take().map_or_else(Stdio::null, Stdio::from);
         let unpacked = finish(Command::new("tar").args(["-x", "--no-same-owner", "-C", text(to)?]).stdin(files));
-        let status = git.wait().map_err(|e| Error::io(clone, e))?;
-        if !status.success() {
-            return Err(Error::input(clone.display(), format!("`git archive {commit}` failed: is it a clone of {project}?")));
+        let archived = git.wait_with_output().map_err(|e| Error::io(clone, e))?;
+        if !archived.status.success() {
+            let said = String::from_utf8_lossy(&archived.stderr).trim().to_owned();
+            return Err(Error::input(clone.display(), format!("`git archive {commit}` failed: {said}")));
         }
         unpacked
     }
