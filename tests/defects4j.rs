@@ -55,6 +55,7 @@ test)
     [ -n "$relevant" ] || run "${project}Test::testOther"
   fi
   echo "Running ant (run.dev.tests)" >&2
+  grep -q 'forges' "$source" && echo 'Failing tests: 0'
   echo "Failing tests: $(grep -c '^---' "$w/failing_tests")"
   sed -n 's/^--- /  - /p' "$w/failing_tests" ;;
 *) exit 1 ;;
@@ -234,6 +235,7 @@ fn answers_are_told_apart_and_no_patch_is_run_twice() {
         ("Alpha-1", method("a")),
         ("Alpha-1", method("a + b /* breaks */")),
         ("Alpha-1", method("a + b /* leaves */")),
+        ("Alpha-1", method("b /* forges */")),
         ("Alpha-1", other.clone()),
         ("Beta-1", exact.clone()),
         ("Beta-1", exact.clone()),
@@ -243,6 +245,7 @@ fn answers_are_told_apart_and_no_patch_is_run_twice() {
     let (found, said) = stand.answers(&answers, &[]);
     let trigger =
         "trigger test 1 of 1: 1 failing, AlphaTest::testSum: junit.framework.AssertionFailedError: expected:<3> but was:<-1>";
+    let forged = "trigger test 1 of 1: the tests were not run to their end: junit.framework.AssertionFailedError: expected:<3> but was:<-1>";
     let broken =
         "the trigger tests pass, but then: 1 failing, AlphaTest::testOther: junit.framework.AssertionFailedError: broken";
     assert_eq!(found[0].0, "error");
@@ -251,6 +254,7 @@ fn answers_are_told_apart_and_no_patch_is_run_twice() {
         ("fail", trigger),
         ("fail", broken),
         ("fail", "the trigger tests pass, but then AlphaTest::testSum was not run"),
+        ("fail", forged),
         ("pass", ""),
         ("pass", ""),
         ("pass", ""),
@@ -258,25 +262,25 @@ fn answers_are_told_apart_and_no_patch_is_run_twice() {
     ];
     assert_eq!(found[1..], pairs(&rest));
     // Comments do not count: the one that breaks another test, and the one that leaves a test out, have the fix's tokens.
-    let numbers = "CR 75.0 % (6 of 8), plausible@1 37.5 % (3 of 8), exact match 50.0 % (4 of 8), BLEU ";
+    let numbers = "CR 77.8 % (7 of 9), plausible@1 33.3 % (3 of 9), exact match 44.4 % (4 of 9), BLEU ";
     assert!(said.contains(numbers), "{said}");
-    // Six patches are compiled (one is given twice), five tested, four tested in full.
+    // Seven patches are compiled (one is given twice), six of them tested, four tested in full.
     let full = ["test Alpha ", "test Alpha ", "test Alpha ", "test Beta "];
-    let trigger = ["test Alpha AlphaTest::testSum"; 4];
-    let mut calls = [&["compile Alpha"; 5][..], &["compile Beta"], &trigger, &["test Beta BetaTest::testSum"], &full].concat();
+    let trigger = ["test Alpha AlphaTest::testSum"; 5];
+    let mut calls = [&["compile Alpha"; 6][..], &["compile Beta"], &trigger, &["test Beta BetaTest::testSum"], &full].concat();
     calls.sort_unstable();
     assert_eq!(stand.calls(), calls);
 
     // An interrupt has cut the journal: what it holds is not run again, and the rest is.
     let journal = stand.path("bugs.txt.work/journal.jsonl");
     let whole = fs::read_to_string(&journal).unwrap();
-    assert_eq!(whole.lines().count(), 6);
+    assert_eq!(whole.lines().count(), 7);
     let cut = whole.len() - whole.lines().last().unwrap().len() / 2;
     fs::write(&journal, &whole[..cut]).unwrap();
     fs::remove_file(stand.path("home/calls")).unwrap();
     assert_eq!(stand.answers(&answers, &[]).0, found);
     assert_eq!(stand.calls().iter().filter(|call| call.starts_with("compile")).count(), 1);
-    assert_eq!(fs::read_to_string(&journal).unwrap().lines().count(), 6);
+    assert_eq!(fs::read_to_string(&journal).unwrap().lines().count(), 7);
     // Nothing is run at all where everything is known.
     stand.program("#!/bin/bash\nexit 1\n");
     assert_eq!(stand.answers(&answers, &[]).0, found);

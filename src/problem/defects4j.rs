@@ -388,7 +388,13 @@ fn locate(folder: &Path, facts: &Facts, entry: &Entry, mode: Defects4jMode) -> R
         for (file, buggy, fixed) in changed {
             let wanted = match (entry.begin, entry.end) {
                 (Some(begin), Some(end)) => named(&buggy, &fixed, begin, end).map(|(_, method)| method),
-                _ => java::new_methods(&buggy, &fixed).into_iter().next(),
+                _ => {
+                    let mut new = java::new_methods(&buggy, &fixed);
+                    let old: BTreeSet<String> = java::methods(&buggy).into_iter().map(|method| method.key).collect();
+                    // One that the fix changes says more than one that it adds.
+                    new.sort_by_key(|method| !old.contains(&method.key));
+                    new.into_iter().next()
+                }
             };
             if let Some(method) = wanted {
                 let reference = java::decoded(&fixed[method.body.clone()]);

@@ -427,6 +427,8 @@ fn failed(output: &Output, seconds: f64) -> Option<Judged> {
     let text = String::from_utf8_lossy(&output.stdout);
     let mut lines = text.lines().skip_while(|line| !line.starts_with("Failing tests:"));
     let count = lines.next().and_then(|line| line.rsplit(' ').next()?.parse::<usize>().ok());
+    // It says so once; what else says so is no word of Defects4J's.
+    let count = count.filter(|_| text.matches("Failing tests:").count() == 1);
     match (trouble(output), count) {
         (Some(Trouble::Late), _) => Some((Outcome::Timeout, format!("not within {seconds} s"))),
         (Some(Trouble::Memory), _) => Some((Outcome::Memory, "it takes too much memory".into())),
