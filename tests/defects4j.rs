@@ -325,6 +325,15 @@ fn a_list_names_projects_and_what_cannot_be_used_is_said() {
         assert_eq!(output.status.code(), Some(2), "{said}");
         assert!(said.contains(what), "{said}");
     }
+    for (suite, more, what) in [
+        ("defects4j", ["--test-seconds", "0"], "test-seconds: more than 0 and at most 86400 seconds are expected, 0 was given"),
+        ("mbpp", ["--mode", "repair"], "mode: suite `mbpp` takes no such option; defects4j does"),
+    ] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_repairity"));
+        command.args(["check", "--reference", "--suite", suite, "--path"]).arg(stand.path("list.txt")).args(more);
+        let output = command.output().unwrap();
+        assert_eq!((output.status.code(), String::from_utf8(output.stderr).unwrap()), (Some(2), format!("error: {what}\n")));
+    }
     // A line of the list may name another method than the one that the fix changes.
     write(stand.path("list.txt"), "{\"bug\": \"Alpha-1\", \"file\": \"src/Alpha.java\", \"begin\": 11, \"end\": 11}\n");
     let output = stand.check("list.txt", &["--buggy", "--no-sandbox"]);

@@ -80,7 +80,10 @@ impl Args {
         let limit = self.limit.map_or(all, NonZeroUsize::get);
         let problems = match self.suite.as_str() {
             "defects4j" => self.defects4j.load(self.path.as_deref(), limit, self.jobs())?,
-            suite => problem::load(suite, self.path.as_deref(), self.seed, limit)?,
+            suite => {
+                self.defects4j.refuse(suite)?;
+                problem::load(suite, self.path.as_deref(), self.seed, limit)?
+            }
         };
         let answers = match &self.answers {
             Some(path) => read_answers(path, &problems, self.limit.is_some())?,

@@ -22,9 +22,9 @@ enum Mode {
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Options of defects4j")]
 pub struct Options {
-    /// What is asked for
-    #[arg(long, value_name = "MODE", value_enum, default_value_t = Mode::Repair)]
-    mode: Mode,
+    /// What is asked for; left out, repair
+    #[arg(long, value_name = "MODE", value_enum)]
+    mode: Option<Mode>,
     /// The folder of checkouts and results; left out, PATH.work
     #[arg(long, value_name = "DIR")]
     work: Option<PathBuf>,
@@ -37,19 +37,38 @@ pub struct Options {
     /// Clones of the projects, named Lang, Cli, ...; or one clone
     #[arg(long, value_name = "DIR", requires = "metadata")]
     clones: Option<PathBuf>,
-    /// Seconds to compile in
-    #[arg(long, value_name = "S", default_value_t = 300.0)]
-    compile_seconds: f64,
-    /// Seconds for each run of tests
-    #[arg(long, value_name = "S", default_value_t = 1800.0)]
-    test_seconds: f64,
+    /// Seconds to compile in; left out, 300
+    #[arg(long, value_name = "S")]
+    compile_seconds: Option<f64>,
+    /// Seconds for each run of tests; left out, 1800
+    #[arg(long, value_name = "S")]
+    test_seconds: Option<f64>,
 }
 
 impl Options {
+    /// An error where an option was given for another suite.
+    pub fn refuse(&self, suite: &str) -> Result<()> {
+        let given = [
+            ("mode", self.mode.is_some()),
+            ("work", self.work.is_some()),
+            ("relevant", self.relevant),
+            ("metadata", self.metadata.is_some()),
+            ("compile-seconds", self.compile_seconds.is_some()),
+            ("test-seconds", self.test_seconds.is_some()),
+        ];
+        match given.iter().find(|(_, given)| *given) {
+            Some((name, _)) => Err(Error::input(name, format!("suite `{suite}` takes no such option; defects4j does"))),
+            None => Ok(()),
+        }
+    }
+
     /// The problems; what was left out is noted.
     pub fn load(&self, path: Option<&Path>, limit: usize, jobs: usize) -> Result<Vec<Problem>> {
         let path = path.ok_or_else(|| Error::input("path", "suite `defects4j` needs a list of bugs or a folder of checkouts"))?;
-        for (name, seconds) in [("compile-seconds", self.compile_seconds), ("test-seconds", self.test_seconds)] {
+        let usual = Settings::default();
+        let compile_s = self.compile_seconds.unwrap_or(usual.compile_s);
+        let test_s = self.test_seconds.unwrap_or(usual.test_s);
+        for (name, seconds) in [("compile-seconds", compile_s), ("test-seconds", test_s)] {
             if !(seconds > 0.0 && seconds <= 86_400.0) {
                 return Err(Error::input(
                     name,
@@ -59,14 +78,14 @@ impl Options {
         }
         let settings = Settings {
             mode: match self.mode {
-                Mode::Repair => Defects4jMode::Repair,
-                Mode::MethodBody => Defects4jMode::MethodBody,
+                None | Some(Mode::Repair) => Defects4jMode::Repair,
+                Some(Mode::MethodBody) => Defects4jMode::MethodBody,
             },
             work: self.work.clone(),
             relevant: self.relevant,
             trees: self.metadata.clone().zip(self.clones.clone()),
-            compile_s: self.compile_seconds,
-            test_s: self.test_seconds,
+            compile_s,
+            test_s,
             limit,
             jobs,
         };
