@@ -4,8 +4,9 @@
 
 mod bigcodebench;
 pub mod check;
-mod folder;
+pub mod defects4j;
 mod evalplus;
+mod folder;
 mod humaneval_fix;
 mod literal;
 mod mbpp;
@@ -27,8 +28,18 @@ pub use mutate::mutate;
 pub use row::objects;
 
 /// The suites that [`load`] knows.
-pub const SUITES: [&str; 9] =
-    ["mbpp", "mbpp_plus", "humaneval_fix", "humaneval_plus", "quixbugs", "bigcodebench", "micro", "folder", "swebench"];
+pub const SUITES: [&str; 10] = [
+    "mbpp",
+    "mbpp_plus",
+    "humaneval_fix",
+    "humaneval_plus",
+    "quixbugs",
+    "bigcodebench",
+    "micro",
+    "folder",
+    "swebench",
+    "defects4j",
+];
 
 /// What may be said about a suite besides where it lies. A suite takes some of them; see [`Options::of`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -103,6 +114,7 @@ pub fn load(suite: &str, path: Option<&Path>, seed: u64, count: usize, options: 
         "humaneval_plus" => evalplus::read(path, evalplus::Set::HumanEval)?,
         "quixbugs" => quixbugs::read(path)?,
         "folder" => folder::read(path)?,
+        "defects4j" => defects4j::load(path, &defects4j::Settings::default())?,
         "swebench" => swebench::read(path, count, &swebench::Settings::of(path, options))?,
         _ => bigcodebench::read(path, options)?,
     };
@@ -286,8 +298,9 @@ mod tests {
         assert_eq!(error.exit_code(), 2);
         let text = error.to_string();
         assert!(
-            text.contains("mbpp, mbpp_plus, humaneval_fix, humaneval_plus, quixbugs, bigcodebench, micro, folder, swebench")
-                && text.ends_with("did you mean `mbpp`?"),
+            text.contains(
+                "mbpp, mbpp_plus, humaneval_fix, humaneval_plus, quixbugs, bigcodebench, micro, folder, swebench, defects4j"
+            ) && text.ends_with("did you mean `mbpp`?"),
             "{text}"
         );
     }

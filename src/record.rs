@@ -57,7 +57,7 @@ impl Check {
         match self.form {
             Form::Statements => true,
             Form::Calls { .. } => !self.tests.is_empty(),
-            Form::Unittest { .. } | Form::Command(_) | Form::Patch(_) => false,
+            Form::Unittest { .. } | Form::Command(_) | Form::Patch(_) | Form::Defects4j(_) => false,
         }
     }
 }
@@ -120,6 +120,8 @@ pub enum Oracle {
         /// One polynomial a call, the constant first.
         coefficients: Vec<Vec<f64>>,
     },
+    /// A method of a Defects4J bug: the answer goes into the project, which is compiled and tested.
+    Defects4j(Defects4j),
 }
 
 impl Form {
@@ -199,6 +201,57 @@ pub struct Patch {
     /// Folders outside that the command may read; the `bin` of each is on its PATH.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub reads: Vec<PathBuf>,
+}
+
+/// A method of a Defects4J bug, and how the project that holds it is compiled and tested.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Defects4j {
+    /// The bug: `Lang-1`.
+    pub bug: String,
+    /// What is asked for, and of which version of the project.
+    pub mode: Defects4jMode,
+    /// Who compiles and tests.
+    pub protocol: Defects4jProtocol,
+    /// The folder of checkouts and results.
+    pub work: PathBuf,
+    /// The file in the checkout that holds the method.
+    pub file: PathBuf,
+    /// The method's name.
+    pub method: String,
+    /// The first byte of what an answer replaces.
+    pub begin: usize,
+    /// The byte after it.
+    pub end: usize,
+    /// The tests that fail because of the bug: `Class::method`.
+    pub trigger: Vec<String>,
+    /// Wall-clock seconds to compile in.
+    pub compile_s: f64,
+    /// Wall-clock seconds for each run of tests.
+    pub test_s: f64,
+}
+
+/// What is asked for a Defects4J bug.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Defects4jMode {
+    /// The whole method in place of the buggy one, in the buggy version, which its tests show.
+    #[default]
+    Repair,
+    /// The body of a method whose signature is given, in the fixed version.
+    MethodBody,
+}
+
+/// Who compiles and tests a Defects4J bug.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Defects4jProtocol {
+    /// Defects4J: the trigger tests, then every test. What passes is *plausible*.
+    #[default]
+    Full,
+    /// Defects4J: the trigger tests, then those that load a changed class. What passes is plausible too.
+    Relevant,
+    /// A JDK alone: the trigger tests and nothing else. What passes is not known to be plausible.
+    TriggerTest,
 }
 
 /// A problem: `repair` when it carries buggy code, `generate` when it only has a description.

@@ -1,5 +1,7 @@
 //! `repairity check`: a benchmark's own solutions, its bugs, or anyone's answers, judged in the sandbox.
 
+mod defects4j;
+
 use std::collections::{HashMap, HashSet};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
@@ -74,6 +76,8 @@ pub struct Args {
     /// swebench: a folder that this command may read, its bin on the PATH: a virtual environment, an interpreter
     #[arg(long, value_name = "DIR")]
     reads: Vec<PathBuf>,
+    #[command(flatten)]
+    defects4j: defects4j::Options,
 }
 
 /// Problems that `micro` makes where no limit is given.
@@ -111,7 +115,13 @@ impl Args {
             test_command: self.test_command.clone(),
             reads: self.reads.clone(),
         };
-        let problems = problem::load(&self.suite, self.path.as_deref(), self.seed, limit, &options)?;
+        let problems = match self.suite.as_str() {
+            "defects4j" => self.defects4j.load(self.path.as_deref(), limit, self.jobs())?,
+            suite => {
+                self.defects4j.refuse(suite)?;
+                problem::load(suite, self.path.as_deref(), self.seed, limit, &options)?
+            }
+        };
         let answers = match &self.answers {
             Some(path) => read_answers(path, &problems, self.limit.is_some())?,
             None => Vec::new(),
@@ -120,7 +130,10 @@ impl Args {
         let verdicts = self.judge(&items)?;
 
         let lines: Vec<Line> = items.iter().zip(&verdicts).map(|((p, _), verdict)| Line { id: &p.id, verdict }).collect();
-        let counts = self.counts(&problems, &items, &verdicts);
+        let mut counts = self.counts(&problems, &items, &verdicts);
+        if let Some(summary) = defects4j::summary(&items, &verdicts) {
+            counts = format!("{counts}\n{summary}");
+        }
         match &self.output {
             Some(path) => {
                 record::write_jsonl(path, &lines)?;
@@ -151,14 +164,17 @@ impl Args {
         }
     }
 
-    fn judge(&self, items: &[(&Problem, &str)]) -> Result<Vec<Verdict>> {
-        let mode = if self.no_sandbox { Mode::None } else { Mode::Strict };
-        let jobs = match self.jobs {
+    fn jobs(&self) -> usize {
+        match self.jobs {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             jobs => jobs,
-        };
+        }
+    }
+
+    fn judge(&self, items: &[(&Problem, &str)]) -> Result<Vec<Verdict>> {
+        let mode = if self.no_sandbox { Mode::None } else { Mode::Strict };
         let progress = Progress::new("check", items.len() as u64);
-        let verdicts = Checker::new(mode, jobs)?.with_stop(interrupt::flag()).check_all(items, &|done| {
+        let verdicts = Checker::new(mode, self.jobs())?.with_stop(interrupt::flag()).check_all(items, &|done| {
             progress.set(done as u64, "");
         })?;
         progress.finish("");

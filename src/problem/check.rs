@@ -5,8 +5,9 @@
 //! which asks the answer's process call by call (`beside`). What an answer sends is data and is never run. A trusted Python
 //! process reads the tests once per problem and says which of the two it is; it never sees an answer.
 
-pub(in crate::problem) mod command;
 mod calls;
+pub(in crate::problem) mod command;
+mod defects4j;
 mod unittest;
 pub(in crate::problem) mod value;
 
@@ -45,6 +46,7 @@ pub struct Checker {
     commands: command::Known,
     units: unittest::Units,
     references: calls::References,
+    workspaces: defects4j::Workspaces,
 }
 
 /// What a plan depends on: prelude, setup, tests.
@@ -95,6 +97,7 @@ impl Checker {
             commands: command::Known::default(),
             units: Default::default(),
             references: Default::default(),
+            workspaces: Default::default(),
         })
     }
 
@@ -250,6 +253,7 @@ impl Checker {
             Form::Patch(form) => self.patch(problem, form, answer)?,
             Form::Calls { .. } => self.calls(problem, answer)?,
             Form::Unittest { .. } => self.unittest(problem, answer)?,
+            Form::Defects4j(bug) => self.defects4j(bug, answer)?,
         };
         let compiled = compiled(&problem.check.form, verdict, &reason);
         Ok(Verdict { verdict, reason: cut(&reason, 300), compiled, seconds: start.elapsed().as_secs_f64() })
