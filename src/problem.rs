@@ -4,11 +4,13 @@
 
 pub mod check;
 mod humaneval_fix;
+mod java;
 mod mbpp;
 pub mod micro;
 mod mutate;
 mod quixbugs;
 mod row;
+pub mod toolchain;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -21,7 +23,7 @@ pub use check::Checker;
 pub use mutate::mutate;
 
 /// The suites that [`load`] knows.
-pub const SUITES: [&str; 4] = ["mbpp", "humaneval_fix", "quixbugs", "micro"];
+pub const SUITES: [&str; 6] = ["mbpp", "humaneval_fix", "quixbugs", "humaneval_java", "quixbugs_java", "micro"];
 
 /// Reads a suite from its published file, or makes it (`micro`, from `seed` and `count`). `count` bounds the problems of
 /// every suite; 0 takes all that a file has. Rows that are not what they must be are [`Error::Input`] with file, line and
@@ -31,6 +33,8 @@ pub fn load(suite: &str, path: Option<&Path>, seed: u64, count: usize) -> Result
         "mbpp" => mbpp::read,
         "humaneval_fix" => humaneval_fix::read,
         "quixbugs" => quixbugs::read,
+        "humaneval_java" => java::humaneval,
+        "quixbugs_java" => java::quixbugs,
         "micro" => return Ok(micro::generate(seed, count)),
         other => {
             let nearest = SUITES.iter().min_by_key(|s| strsim::levenshtein(s, other)).copied().unwrap_or_default();
@@ -58,12 +62,17 @@ pub struct Dropped {
     pub reason: String,
 }
 
-/// Keeps the problems whose reference passes and whose buggy code fails, with the checker that will judge answers. `done`
-/// is called after each check, with how many are done so far.
+/// Keeps the problems whose reference passes and whose buggy code fails, with the checker that will judge answers. A problem
+/// whose toolchain lacks is dropped with that reason. `done` is called after each check, with how many are done so far.
 pub fn vet(checker: &Checker, problems: Vec<Problem>, done: &(dyn Fn(usize) + Sync)) -> Result<(Vec<Problem>, Vec<Dropped>)> {
     let mut items: Vec<(&Problem, &str)> = Vec::new();
     let mut owners: Vec<(usize, bool)> = Vec::new();
+    let mut reasons: Vec<Option<String>> = vec![None; problems.len()];
     for (index, problem) in problems.iter().enumerate() {
+        reasons[index] = checker.lacks(problem);
+        if reasons[index].is_some() {
+            continue;
+        }
         for (code, is_reference) in [(&problem.reference, true), (&problem.buggy, false)] {
             if let Some(code) = code {
                 items.push((problem, code));
@@ -72,7 +81,6 @@ pub fn vet(checker: &Checker, problems: Vec<Problem>, done: &(dyn Fn(usize) + Sy
         }
     }
     let verdicts = checker.check_all(&items, done)?;
-    let mut reasons: Vec<Option<String>> = vec![None; problems.len()];
     for ((index, is_reference), verdict) in owners.into_iter().zip(verdicts) {
         let wrong = match (is_reference, verdict.verdict == Outcome::Pass) {
             (true, false) => format!("its reference does not pass: {}", verdict.reason),
@@ -216,6 +224,10 @@ mod tests {
         let error = load("mbp", None, 0, 0).unwrap_err();
         assert_eq!(error.exit_code(), 2);
         let text = error.to_string();
-        assert!(text.contains("mbpp, humaneval_fix, quixbugs, micro") && text.ends_with("did you mean `mbpp`?"), "{text}");
+        assert!(
+            text.contains("mbpp, humaneval_fix, quixbugs, humaneval_java, quixbugs_java, micro")
+                && text.ends_with("did you mean `mbpp`?"),
+            "{text}"
+        );
     }
 }

@@ -58,6 +58,24 @@ pub enum Form {
     /// Statements of Python: asserts, or small programs of them. Expected values never enter the answer's process.
     #[default]
     Statements,
+    /// A program that calls the function `entry` and asserts what it gives, compiled with the answer.
+    Program {
+        /// The function's name.
+        entry: String,
+        /// Functions that the problem gives and the tests use: the tests use these, whatever the answer makes of them.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        helpers: String,
+    },
+    /// A JUnit class in Java, compiled with the answer and run by a runner of ours.
+    Junit {
+        /// The class that an answer holds, with its package: `humaneval.buggy.ADD`.
+        class: String,
+        /// The class of the tests, with its package; its source is the only test.
+        test_class: String,
+        /// Sources that both need, by their paths.
+        #[serde(default, skip_serializing_if = "std::collections::BTreeMap::is_empty")]
+        files: std::collections::BTreeMap<String, String>,
+    },
 }
 
 impl Form {

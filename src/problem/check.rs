@@ -5,6 +5,10 @@
 //! which asks the answer's process call by call (`beside`). What an answer sends is data and is never run. A trusted Python
 //! process reads the tests once per problem and says which of the two it is; it never sees an answer.
 
+mod claim;
+mod junit;
+mod program;
+mod source;
 pub(in crate::problem) mod value;
 
 use std::collections::HashMap;
@@ -20,6 +24,8 @@ use crate::record::{Form, Outcome, Problem, Verdict};
 use crate::sandbox::{self, Ended, Heard, Limits, Mode, Program, Python, Running, Sandbox};
 
 use value::Value;
+
+use super::toolchain::{Language, Toolchains};
 
 const PLAN: &str = concat!(include_str!("check/codec.py"), include_str!("check/plan.py"));
 const SPLIT: &str = concat!(include_str!("check/codec.py"), include_str!("check/split.py"));
@@ -38,6 +44,7 @@ pub struct Checker {
     python: Python,
     jobs: usize,
     stop: Option<Arc<AtomicBool>>,
+    toolchains: Toolchains,
     plans: Mutex<HashMap<Key, Arc<Plan>>>,
 }
 
@@ -80,7 +87,7 @@ impl Checker {
     /// A checker that runs at most `jobs` answers at once. An [`Error::Machine`] where the sandbox or `python3` lacks.
     pub fn new(mode: Mode, jobs: usize) -> Result<Checker> {
         let (sandbox, python) = (Sandbox::new(mode)?, Python::find()?);
-        Ok(Checker { sandbox, python, jobs: jobs.max(1), stop: None, plans: Mutex::default() })
+        Ok(Checker { sandbox, python, jobs: jobs.max(1), stop: None, toolchains: Toolchains::default(), plans: Mutex::default() })
     }
 
     /// A flag that makes [`Checker::check_all`] end early with [`Error::Interrupted`].
@@ -97,6 +104,15 @@ impl Checker {
     /// The interpreter that runs the answers.
     pub fn python(&self) -> &Python {
         &self.python
+    }
+
+    /// Why answers to this problem cannot be judged on this machine: a toolchain that lacks. None where they can.
+    pub fn lacks(&self, problem: &Problem) -> Option<String> {
+        if problem.check.form.is_statements() {
+            return None;
+        }
+        let language = Language::named(&problem.language)?;
+        self.toolchains.of(language).err()
     }
 
     /// Checks one answer.
@@ -230,6 +246,8 @@ impl Checker {
         let (verdict, reason) = match &problem.check.form {
             _ if answer.trim().is_empty() => (Outcome::Refused, "the answer holds no code".into()),
             Form::Statements => self.statements(problem, answer)?,
+            Form::Program { entry, helpers } => self.program(problem, answer, entry, helpers)?,
+            Form::Junit { class, test_class, files } => self.junit(problem, answer, (class, test_class), files)?,
         };
         Ok(Verdict { verdict, reason: cut(&reason, 300), seconds: start.elapsed().as_secs_f64() })
     }

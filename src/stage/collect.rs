@@ -20,7 +20,7 @@ fn trace(teacher: &dyn Teacher, problem: &Problem, instruction: &str) -> Result<
     let prompt = prompt::user_text(problem, instruction);
     let reply = teacher.ask(&Query::Trace { problem, prompt: &prompt })?;
     let (reasoning, answer) = match reply.stop {
-        Stop::End => prompt::split_answer(&reply.text),
+        Stop::End => prompt::split_answer(&reply.text, &problem.language),
         // A text that was cut or refused holds no fix, whatever it looks like.
         Stop::Length | Stop::Refusal => (reply.text.clone(), String::new()),
     };
