@@ -124,7 +124,10 @@ impl Checker {
             Language::Cpp | Language::Rust => (&program, &[], heap),
         };
         let input = if language == Language::JavaScript { built.source.as_bytes() } else { b"" };
-        let output = self.sandbox.run(&Program { reads: &reads, ..Program::new(executable, args, limits) }, input)?;
+        // node reads OpenSSL's settings at its start and gives up where they cannot be read.
+        let environment = [("OPENSSL_CONF", "/dev/null")];
+        let program = Program { reads: &reads, environment: &environment, ..Program::new(executable, args, limits) };
+        let output = self.sandbox.run(&program, input)?;
         Ok(judge(&output, &built, limits))
     }
 
