@@ -71,7 +71,10 @@ impl Claim {
             kind,
         };
         let joined = ["&&", "||", "?", "<", ">", "!="].iter().any(|word| !source.outside(word).is_empty());
-        if let ([start], false) = (source.outside("==").as_slice(), joined) {
+        // `===` holds `==` twice.
+        let mut equals = source.outside("==");
+        equals.retain(|at| *at == 0 || condition.as_bytes()[at - 1] != b'=');
+        if let ([start], false) = (equals.as_slice(), joined) {
             let sign = if condition[*start..].starts_with("===") { 3 } else { 2 };
             return whole(&condition[..start + sign], &condition[start + sign..], "", "==");
         }
