@@ -275,7 +275,7 @@ pub(super) fn reporting(
         let real = call(&condition, true);
         let twin = twin.map(|condition| call(&condition, false));
         // Which of the two comes first is nobody's to know.
-        let twin_first = word().as_bytes()[0] % 2 == 0;
+        let twin_first = word().as_bytes()[0].is_multiple_of(2);
         let both = match (&twin, twin_first) {
             (None, _) => real,
             (Some(twin), first) if language == Language::Java => match first {
