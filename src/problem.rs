@@ -8,6 +8,7 @@ pub mod defects4j;
 mod evalplus;
 mod folder;
 mod humaneval_fix;
+mod java;
 mod literal;
 mod mbpp;
 pub mod micro;
@@ -15,6 +16,7 @@ mod mutate;
 mod quixbugs;
 mod row;
 pub mod swebench;
+pub mod toolchain;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -28,12 +30,14 @@ pub use mutate::mutate;
 pub use row::objects;
 
 /// The suites that [`load`] knows.
-pub const SUITES: [&str; 10] = [
+pub const SUITES: [&str; 12] = [
     "mbpp",
     "mbpp_plus",
     "humaneval_fix",
     "humaneval_plus",
+    "humaneval_java",
     "quixbugs",
+    "quixbugs_java",
     "bigcodebench",
     "micro",
     "folder",
@@ -112,7 +116,9 @@ pub fn load(suite: &str, path: Option<&Path>, seed: u64, count: usize, options: 
         "mbpp_plus" => evalplus::read(path, evalplus::Set::Mbpp)?,
         "humaneval_fix" => humaneval_fix::read(path)?,
         "humaneval_plus" => evalplus::read(path, evalplus::Set::HumanEval)?,
+        "humaneval_java" => java::humaneval(path)?,
         "quixbugs" => quixbugs::read(path)?,
+        "quixbugs_java" => java::quixbugs(path)?,
         "folder" => folder::read(path)?,
         "defects4j" => defects4j::load(path, &defects4j::Settings::default())?,
         "swebench" => swebench::read(path, count, &swebench::Settings::of(path, options))?,
@@ -139,12 +145,17 @@ pub struct Dropped {
     pub reason: String,
 }
 
-/// Keeps the problems whose reference passes and whose buggy code fails, with the checker that will judge answers. `done`
-/// is called after each check, with how many are done so far.
+/// Keeps the problems whose reference passes and whose buggy code fails, with the checker that will judge answers. A problem
+/// whose toolchain lacks is dropped with that reason. `done` is called after each check, with how many are done so far.
 pub fn vet(checker: &Checker, problems: Vec<Problem>, done: &(dyn Fn(usize) + Sync)) -> Result<(Vec<Problem>, Vec<Dropped>)> {
     let mut items: Vec<(&Problem, &str)> = Vec::new();
     let mut owners: Vec<(usize, bool)> = Vec::new();
+    let mut reasons: Vec<Option<String>> = vec![None; problems.len()];
     for (index, problem) in problems.iter().enumerate() {
+        reasons[index] = checker.lacks(problem);
+        if reasons[index].is_some() {
+            continue;
+        }
         for (code, is_reference) in [(&problem.reference, true), (&problem.buggy, false)] {
             if let Some(code) = code {
                 items.push((problem, code));
@@ -153,7 +164,6 @@ pub fn vet(checker: &Checker, problems: Vec<Problem>, done: &(dyn Fn(usize) + Sy
         }
     }
     let verdicts = checker.check_all(&items, done)?;
-    let mut reasons: Vec<Option<String>> = vec![None; problems.len()];
     for ((index, is_reference), verdict) in owners.into_iter().zip(verdicts) {
         let wrong = match (is_reference, verdict.verdict == Outcome::Pass) {
             (true, false) => format!("its reference does not pass: {}", verdict.reason),
@@ -299,7 +309,7 @@ mod tests {
         let text = error.to_string();
         assert!(
             text.contains(
-                "mbpp, mbpp_plus, humaneval_fix, humaneval_plus, quixbugs, bigcodebench, micro, folder, swebench, defects4j"
+                "mbpp, mbpp_plus, humaneval_fix, humaneval_plus, humaneval_java, quixbugs, quixbugs_java, bigcodebench, micro, folder, swebench, defects4j"
             ) && text.ends_with("did you mean `mbpp`?"),
             "{text}"
         );

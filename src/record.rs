@@ -57,7 +57,12 @@ impl Check {
         match self.form {
             Form::Statements => true,
             Form::Calls { .. } => !self.tests.is_empty(),
-            Form::Unittest { .. } | Form::Command(_) | Form::Patch(_) | Form::Defects4j(_) => false,
+            Form::Unittest { .. }
+            | Form::Command(_)
+            | Form::Patch(_)
+            | Form::Defects4j(_)
+            | Form::Program { .. }
+            | Form::Junit { .. } => false,
         }
     }
 }
@@ -96,6 +101,26 @@ pub enum Form {
         #[serde(default)]
         libraries: Vec<String>,
     },
+    /// A method of a Defects4J bug: the answer goes into the project, which is compiled and tested.
+    Defects4j(Defects4j),
+    /// A program that calls the function `entry` and asserts what it gives, compiled with the answer.
+    Program {
+        /// The function's name.
+        entry: String,
+        /// Functions that the problem gives and the tests use: the tests use these, whatever the answer makes of them.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        helpers: String,
+    },
+    /// A JUnit class in Java, compiled with the answer and run by a runner of ours.
+    Junit {
+        /// The class that an answer holds, with its package: `humaneval.buggy.ADD`.
+        class: String,
+        /// The class of the tests, with its package; its source is the only test.
+        test_class: String,
+        /// Sources that both need, by their paths.
+        #[serde(default, skip_serializing_if = "std::collections::BTreeMap::is_empty")]
+        files: std::collections::BTreeMap<String, String>,
+    },
 }
 
 /// How the result of a call may differ from the reference's.
@@ -120,8 +145,6 @@ pub enum Oracle {
         /// One polynomial a call, the constant first.
         coefficients: Vec<Vec<f64>>,
     },
-    /// A method of a Defects4J bug: the answer goes into the project, which is compiled and tested.
-    Defects4j(Defects4j),
 }
 
 impl Form {

@@ -2,7 +2,7 @@
 
 mod defects4j;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -126,11 +126,15 @@ impl Args {
             Some(path) => read_answers(path, &problems, self.limit.is_some())?,
             None => Vec::new(),
         };
-        let items = self.items(&problems, &answers);
-        let verdicts = self.judge(&items)?;
+        let checker = self.checker()?;
+        let (items, lacking) = apart(&checker, self.items(&problems, &answers));
+        let verdicts = judge(checker, &items)?;
 
         let lines: Vec<Line> = items.iter().zip(&verdicts).map(|((p, _), verdict)| Line { id: &p.id, verdict }).collect();
-        let mut counts = self.counts(&problems, &items, &verdicts);
+        let mut counts = self.counts(&problems, &items, &lacking, &verdicts);
+        for (reason, ids) in &lacking {
+            counts += &format!("; {reason}: {} problems not judged", ids.len());
+        }
         if let Some(summary) = defects4j::summary(&items, &verdicts) {
             counts = format!("{counts}\n{summary}");
         }
@@ -171,18 +175,13 @@ impl Args {
         }
     }
 
-    fn judge(&self, items: &[(&Problem, &str)]) -> Result<Vec<Verdict>> {
+    fn checker(&self) -> Result<Checker> {
         let mode = if self.no_sandbox { Mode::None } else { Mode::Strict };
-        let progress = Progress::new("check", items.len() as u64);
-        let verdicts = Checker::new(mode, self.jobs())?.with_stop(interrupt::flag()).check_all(items, &|done| {
-            progress.set(done as u64, "");
-        })?;
-        progress.finish("");
-        Ok(verdicts)
+        Ok(Checker::new(mode, self.jobs())?.with_stop(interrupt::flag()))
     }
 
     /// `163 of 164 pass: 1 fail, 0 timeout, 0 memory, 0 error, 0 refused`, and what could not be judged.
-    fn counts(&self, problems: &[Problem], items: &[(&Problem, &str)], verdicts: &[Verdict]) -> String {
+    fn counts(&self, problems: &[Problem], items: &[(&Problem, &str)], lacking: &Lacking<'_>, verdicts: &[Verdict]) -> String {
         let count = |outcome| verdicts.iter().filter(|v| v.verdict == outcome).count();
         let mut text = format!(
             "{} of {} pass: {} fail, {} timeout, {} memory, {} error, {} refused",
@@ -194,7 +193,8 @@ impl Args {
             count(Outcome::Error),
             count(Outcome::Refused)
         );
-        let judged: HashSet<&str> = items.iter().map(|(p, _)| p.id.as_str()).collect();
+        let judged = items.iter().map(|(p, _)| p.id.as_str());
+        let judged: HashSet<&str> = judged.chain(lacking.values().flatten().copied()).collect();
         let without = problems.iter().filter(|p| !judged.contains(p.id.as_str())).count();
         if without > 0 {
             let what = if self.reference {
@@ -208,6 +208,28 @@ impl Args {
         }
         text
     }
+}
+
+/// Ids of problems that cannot be judged here, by what lacks.
+type Lacking<'a> = BTreeMap<String, Vec<&'a str>>;
+
+/// Takes out what this machine has no toolchain for.
+fn apart<'a>(checker: &Checker, items: Vec<(&'a Problem, &'a str)>) -> (Vec<(&'a Problem, &'a str)>, Lacking<'a>) {
+    let (mut judged, mut lacking) = (Vec::new(), Lacking::new());
+    for (problem, code) in items {
+        match checker.lacks(problem) {
+            None => judged.push((problem, code)),
+            Some(reason) => lacking.entry(reason).or_default().push(problem.id.as_str()),
+        }
+    }
+    (judged, lacking)
+}
+
+fn judge(checker: Checker, items: &[(&Problem, &str)]) -> Result<Vec<Verdict>> {
+    let progress = Progress::new("check", items.len() as u64);
+    let verdicts = checker.check_all(items, &|done| progress.set(done as u64, ""))?;
+    progress.finish("");
+    Ok(verdicts)
 }
 
 /// The answers with their problems, in the file's order. An id that the benchmark does not have is an error,

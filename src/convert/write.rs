@@ -73,7 +73,8 @@ fn parts(content: &str, length: Option<u64>) -> Option<(String, String)> {
         let (at, _) = content.char_indices().nth(length as usize).filter(|_| length > 0)?;
         return Some((content[..at].to_owned(), content[at..].trim_start().to_owned()));
     }
-    let (reasoning, answer) = split_answer(content);
+    // Where no block is Python's or unmarked, any other closed one is the code.
+    let (reasoning, answer) = split_answer(content, "python");
     if reasoning.is_empty() || answer.is_empty() {
         return None;
     }

@@ -6,8 +6,12 @@
 //! process reads the tests once per problem and says which of the two it is; it never sees an answer.
 
 mod calls;
+mod claim;
 pub(in crate::problem) mod command;
 mod defects4j;
+mod junit;
+mod program;
+mod source;
 mod unittest;
 pub(in crate::problem) mod value;
 
@@ -24,6 +28,8 @@ use crate::record::{Form, Outcome, Problem, Verdict};
 use crate::sandbox::{self, Ended, Heard, Limits, Mode, Program, Python, Running, Sandbox};
 
 use value::Value;
+
+use super::toolchain::{Language, Toolchains};
 
 const PLAN: &str = concat!(include_str!("check/codec.py"), include_str!("check/plan.py"));
 const SPLIT: &str = concat!(include_str!("check/codec.py"), include_str!("check/split.py"));
@@ -42,6 +48,7 @@ pub struct Checker {
     python: Python,
     jobs: usize,
     stop: Option<Arc<AtomicBool>>,
+    toolchains: Toolchains,
     plans: Mutex<HashMap<Key, Arc<Plan>>>,
     commands: command::Known,
     units: unittest::Units,
@@ -93,6 +100,7 @@ impl Checker {
             python,
             jobs: jobs.max(1),
             stop: None,
+            toolchains: Toolchains::default(),
             plans: Mutex::default(),
             commands: command::Known::default(),
             units: Default::default(),
@@ -115,6 +123,15 @@ impl Checker {
     /// The interpreter that runs the answers.
     pub fn python(&self) -> &Python {
         &self.python
+    }
+
+    /// Why answers to this problem cannot be judged on this machine: a toolchain that lacks. None where they can.
+    pub fn lacks(&self, problem: &Problem) -> Option<String> {
+        if problem.check.form.is_statements() {
+            return None;
+        }
+        let language = Language::named(&problem.language)?;
+        self.toolchains.of(language).err()
     }
 
     /// Checks one answer.
@@ -254,6 +271,8 @@ impl Checker {
             Form::Calls { .. } => self.calls(problem, answer)?,
             Form::Unittest { .. } => self.unittest(problem, answer)?,
             Form::Defects4j(bug) => self.defects4j(bug, answer)?,
+            Form::Program { entry, helpers } => self.program(problem, answer, entry, helpers)?,
+            Form::Junit { class, test_class, files } => self.junit(problem, answer, (class, test_class), files)?,
         };
         let compiled = compiled(&problem.check.form, verdict, &reason);
         Ok(Verdict { verdict, reason: cut(&reason, 300), compiled, seconds: start.elapsed().as_secs_f64() })

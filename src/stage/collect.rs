@@ -21,7 +21,7 @@ use crate::telemetry::{Progress, interrupt, note};
 /// The trace in a reply.
 fn trace(model: &str, problem: &Problem, prompt: String, reply: Reply) -> Trace {
     let (reasoning, answer) = match reply.stop {
-        Stop::End => prompt::split_answer(&reply.text),
+        Stop::End => prompt::split_answer(&reply.text, &problem.language),
         // A text that was cut or refused holds no fix, whatever it looks like.
         Stop::Length | Stop::Refusal | Stop::Other => (reply.text.clone(), String::new()),
     };

@@ -145,7 +145,7 @@ impl<D: Device> Student<D> {
             let samples = group.together(samples)?;
             for (place, sample) in places.into_iter().zip(samples) {
                 let text = self.tokenizer.decode(&sample.tokens, true)?;
-                let (_, answer) = prompt::split_answer(&text);
+                let (_, answer) = prompt::split_answer(&text, &problems[place / ask.per_problem].language);
                 let mut extra = Extra::new();
                 extra.insert("tokens".into(), sample.tokens.len().into());
                 extra.insert("ended".into(), sample.ended.into());

@@ -206,7 +206,7 @@ mod tests {
             temperature: 0.0,
             text: String::new(),
             answer: problem.reference.clone().unwrap(),
-            verdict: Some(crate::record::Verdict { verdict, reason: String::new(), seconds: 0.0 }),
+            verdict: Some(crate::record::Verdict { verdict, reason: String::new(), compiled: None, seconds: 0.0 }),
             extra: Default::default(),
         };
         let [right, wrong] = [candidate(0, Outcome::Pass), candidate(1, Outcome::Fail)];

@@ -234,7 +234,7 @@ impl Checker {
         let (tool, jdk) = (Tool::find()?, Jdk::find());
         let run = |args: &[&str], seconds: f64| {
             let args = [args, &["-w", text(copy)?]].concat();
-            self.command(&tool.executable, &args, copy, Some(&tool), jdk.as_ref(), seconds, b"")
+            self.in_checkout(&tool.executable, &args, copy, Some(&tool), jdk.as_ref(), seconds, b"")
         };
         let compiled = run(&["compile"], bug.compile_s)?;
         if let Some(judged) = does_not_compile(&compiled, bug.compile_s) {
@@ -248,7 +248,8 @@ impl Checker {
             }
         }
         let relevant = bug.protocol == Defects4jProtocol::Relevant;
-        let output = run(if relevant { &["test", "-r"] } else { &["test"] }, bug.test_s)?;
+        let args: &[&str] = if relevant { &["test", "-r"] } else { &["test"] };
+        let output = run(args, bug.test_s)?;
         if let Some((outcome, reason)) = failed(&output, bug.test_s) {
             return Ok((outcome, format!("the trigger tests pass, but then: {reason}{}", said(copy))));
         }
@@ -313,7 +314,7 @@ impl Checker {
                     encoding,
                 ];
                 let ran =
-                    self.command(Path::new(&javac), &[&common, args].concat(), copy, None, Some(&jdk), bug.compile_s, b"")?;
+                    self.in_checkout(Path::new(&javac), &[&common, args].concat(), copy, None, Some(&jdk), bug.compile_s, b"")?;
                 let again = String::from_utf8_lossy(&ran.stderr).contains("unmappable character");
                 output = Some(ran);
                 if !again {
@@ -352,7 +353,7 @@ impl Checker {
             &path.join(":"),
             "Runner",
         ];
-        let output = self.command(&java, &args, copy, None, Some(&jdk), bug.test_s, input.as_bytes())?;
+        let output = self.in_checkout(&java, &args, copy, None, Some(&jdk), bug.test_s, input.as_bytes())?;
         Ok(match trouble(&output) {
             Some(Trouble::Late) => (Outcome::Timeout, format!("trigger tests: not within {} s", bug.test_s)),
             Some(Trouble::Memory) => (Outcome::Memory, "trigger tests: they take too much memory".into()),
@@ -362,7 +363,7 @@ impl Checker {
     }
 
     /// Runs a command in a copy.
-    fn command(
+    fn in_checkout(
         &self,
         executable: &Path,
         args: &[&str],
