@@ -13,6 +13,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -173,8 +174,11 @@ impl Checker {
         // Functions that start `python` mean this one.
         let folder = executable.parent().map_or(String::new(), |folder| folder.display().to_string());
         let path = format!("{folder}:/usr/bin:/bin");
+        // `mimetypes` opens what it finds.
+        let types = [PathBuf::from("/etc/mime.types")].into_iter().filter(|file| file.exists());
+        let reads: Vec<PathBuf> = self.python.reads.iter().cloned().chain(types).collect();
         let program = Program {
-            reads: &self.python.reads,
+            reads: &reads,
             pipes,
             environment: &[("PATH", &path)],
             processes: Processes::Tree(PROCESSES),

@@ -15,6 +15,9 @@ def _main():
         import unittest.mock
     own = {name: module for name, module in modules.items() if name.split(".")[0] == "unittest"}
     framework = unittest
+    # A failing comparison of long values would be explained line by line, in quadratic time; nobody reads it.
+    framework.case.difflib = type("NoDifference", (), {"ndiff": staticmethod(lambda a, b: ())})
+    framework.TestCase._diffThreshold = 0
     for name in own:
         del modules[name]
 
