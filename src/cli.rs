@@ -2,15 +2,19 @@
 
 mod bench;
 mod check;
+mod convert;
+mod compare;
 mod device;
 mod doctor;
 mod generate;
 mod later;
 mod plan;
 mod profile;
+mod report;
 mod run;
 mod score;
 mod stage;
+mod swebench;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -58,13 +62,19 @@ enum Command {
     /// One stage: measures the models on held-out problems
     Evaluate(stage::Args),
     /// One stage: writes what was measured as tables
-    Report(stage::Args),
+    Report(report::Args),
     /// Samples text from a model
     Generate(generate::Args),
     /// Log-probabilities of given tokens, or rewards
     Score(score::Args),
     /// Judges a benchmark's own solutions, its bugs, or anyone's answers, in the sandbox
     Check(check::Args),
+    /// SWE-bench: prompts for its issues, predictions from answers, the official harness
+    Swebench(swebench::Args),
+    /// Writes training data in another form: TRL's, OpenThoughts', ShareGPT's, Open-R1's, or this program's
+    Convert(convert::Args),
+    /// Compares models by the verdicts on their answers: pass@k, compiling answers, BLEU, and whether they differ by more than chance
+    Compare(compare::Args),
     /// Tells what a recipe needs of a machine: memory, and the least time, before anything runs
     Plan(plan::Args),
     /// Measures training, decoding, PPO and every operator on this machine
@@ -113,10 +123,13 @@ impl Cli {
             Command::Reward(args) => args.run("reward"),
             Command::Ppo(args) => args.run("ppo"),
             Command::Evaluate(args) => args.run("evaluate"),
-            Command::Report(args) => args.run("report"),
+            Command::Report(args) => args.run(),
             Command::Generate(args) => args.run(),
             Command::Score(args) => args.run(),
             Command::Check(args) => args.run(),
+            Command::Swebench(args) => args.run(),
+            Command::Convert(args) => args.run(),
+            Command::Compare(args) => args.run(),
             Command::Bench(args) => args.run(),
             Command::Repair(_) => Err(not_yet("repair")),
             Command::Export(_) => Err(not_yet("export")),

@@ -1,5 +1,5 @@
 //! What this machine has and lacks for the method: GPU, driver and libraries, the kernels of this build, the sandbox, Python, the
-//! teacher's keys (whether they are set, never their values).
+//! other languages' toolchains, the teacher's keys (whether they are set, never their values).
 
 use std::path::{Path, PathBuf};
 
@@ -7,6 +7,7 @@ use crate::comm::nccl;
 use crate::device::cuda::gpu;
 use crate::device::cuda::kernel::{COMPILER, IMAGES, KERNELS};
 use crate::error::Result;
+use crate::problem::toolchain::{self, Language};
 use crate::sandbox::{self, Sandbox, python::Python};
 use crate::teacher;
 
@@ -52,10 +53,14 @@ pub fn examine() -> Result<Vec<Finding>> {
     findings.push(finding("kernels", kernels()));
     let here = nvcc().map(|path| path.display().to_string());
     findings.push(finding("nvcc", here.ok_or_else(|| "not in $NVCC, $CUDA_HOME or PATH; tools/install-nvcc brings one".into())));
-    let layers = Sandbox::new(sandbox::Mode::Strict).map(|sandbox| sandbox.layers().join("; "));
+    let layers = Sandbox::new(sandbox::Mode::Strict).map(|sandbox| [sandbox.layers(), sandbox.lacks()].concat().join("; "));
     findings.push(finding("sandbox", layers.map_err(|error| error.to_string())));
     let python = Python::find().map(|python| format!("{} ({})", python.executable.display(), python.version));
     findings.push(finding("python", python.map_err(|error| error.to_string())));
+    for language in Language::ALL {
+        let found = toolchain::find(language).map(|found| format!("{} ({})", found.compiler.display(), found.version));
+        findings.push(finding(format!("toolchain {}", language.name()), found));
+    }
     for name in teacher::KEYS {
         let set = std::env::var_os(name).is_some_and(|value| !value.is_empty());
         findings.push(finding(name, if set { Ok("set".into()) } else { Err("not set".into()) }));

@@ -4,14 +4,19 @@
 
 mod bigcodebench;
 pub mod check;
+pub mod defects4j;
 mod evalplus;
+mod folder;
 mod humaneval_fix;
+mod java;
 mod literal;
 mod mbpp;
 pub mod micro;
 mod mutate;
 mod quixbugs;
 mod row;
+pub mod swebench;
+pub mod toolchain;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -22,9 +27,23 @@ use crate::rng::Rng;
 
 pub use check::Checker;
 pub use mutate::mutate;
+pub use row::objects;
 
 /// The suites that [`load`] knows.
-pub const SUITES: [&str; 7] = ["mbpp", "mbpp_plus", "humaneval_fix", "humaneval_plus", "quixbugs", "bigcodebench", "micro"];
+pub const SUITES: [&str; 12] = [
+    "mbpp",
+    "mbpp_plus",
+    "humaneval_fix",
+    "humaneval_plus",
+    "humaneval_java",
+    "quixbugs",
+    "quixbugs_java",
+    "bigcodebench",
+    "micro",
+    "folder",
+    "swebench",
+    "defects4j",
+];
 
 /// What may be said about a suite besides where it lies. A suite takes some of them; see [`Options::of`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -39,6 +58,12 @@ pub struct Options {
     pub ids: Option<PathBuf>,
     /// EvalPlus' file for the benchmark: its inputs are tests too.
     pub extra_inputs: Option<PathBuf>,
+    /// A folder with a clone of each project, named `owner__name`.
+    pub repos: Option<PathBuf>,
+    /// What runs the tests in a checkout.
+    pub test_command: Option<String>,
+    /// Folders outside that this command may read; the `bin` of each is on its PATH.
+    pub reads: Vec<PathBuf>,
 }
 
 impl Options {
@@ -47,6 +72,7 @@ impl Options {
         match suite {
             "mbpp" | "humaneval_fix" => &["extra_inputs"],
             "bigcodebench" => &["variant", "subset", "version", "ids"],
+            "swebench" => &["repos", "test_command", "reads"],
             _ => &[],
         }
     }
@@ -59,6 +85,9 @@ impl Options {
             ("version", self.version.is_some()),
             ("ids", self.ids.is_some()),
             ("extra_inputs", self.extra_inputs.is_some()),
+            ("repos", self.repos.is_some()),
+            ("test_command", self.test_command.is_some()),
+            ("reads", !self.reads.is_empty()),
         ];
         let known = Options::of(suite);
         let Some((name, _)) = given.iter().find(|(name, given)| *given && !known.contains(name)) else { return Ok(()) };
@@ -87,7 +116,12 @@ pub fn load(suite: &str, path: Option<&Path>, seed: u64, count: usize, options: 
         "mbpp_plus" => evalplus::read(path, evalplus::Set::Mbpp)?,
         "humaneval_fix" => humaneval_fix::read(path)?,
         "humaneval_plus" => evalplus::read(path, evalplus::Set::HumanEval)?,
+        "humaneval_java" => java::humaneval(path)?,
         "quixbugs" => quixbugs::read(path)?,
+        "quixbugs_java" => java::quixbugs(path)?,
+        "folder" => folder::read(path)?,
+        "defects4j" => defects4j::load(path, &defects4j::Settings::default())?,
+        "swebench" => swebench::read(path, count, &swebench::Settings::of(path, options))?,
         _ => bigcodebench::read(path, options)?,
     };
     if problems.is_empty() {
@@ -111,12 +145,17 @@ pub struct Dropped {
     pub reason: String,
 }
 
-/// Keeps the problems whose reference passes and whose buggy code fails, with the checker that will judge answers. `done`
-/// is called after each check, with how many are done so far.
+/// Keeps the problems whose reference passes and whose buggy code fails, with the checker that will judge answers. A problem
+/// whose toolchain lacks is dropped with that reason. `done` is called after each check, with how many are done so far.
 pub fn vet(checker: &Checker, problems: Vec<Problem>, done: &(dyn Fn(usize) + Sync)) -> Result<(Vec<Problem>, Vec<Dropped>)> {
     let mut items: Vec<(&Problem, &str)> = Vec::new();
     let mut owners: Vec<(usize, bool)> = Vec::new();
+    let mut reasons: Vec<Option<String>> = vec![None; problems.len()];
     for (index, problem) in problems.iter().enumerate() {
+        reasons[index] = checker.lacks(problem);
+        if reasons[index].is_some() {
+            continue;
+        }
         for (code, is_reference) in [(&problem.reference, true), (&problem.buggy, false)] {
             if let Some(code) = code {
                 items.push((problem, code));
@@ -125,7 +164,6 @@ pub fn vet(checker: &Checker, problems: Vec<Problem>, done: &(dyn Fn(usize) + Sy
         }
     }
     let verdicts = checker.check_all(&items, done)?;
-    let mut reasons: Vec<Option<String>> = vec![None; problems.len()];
     for ((index, is_reference), verdict) in owners.into_iter().zip(verdicts) {
         let wrong = match (is_reference, verdict.verdict == Outcome::Pass) {
             (true, false) => format!("its reference does not pass: {}", verdict.reason),
@@ -270,8 +308,9 @@ mod tests {
         assert_eq!(error.exit_code(), 2);
         let text = error.to_string();
         assert!(
-            text.contains("mbpp, mbpp_plus, humaneval_fix, humaneval_plus, quixbugs, bigcodebench, micro")
-                && text.ends_with("did you mean `mbpp`?"),
+            text.contains(
+                "mbpp, mbpp_plus, humaneval_fix, humaneval_plus, humaneval_java, quixbugs, quixbugs_java, bigcodebench, micro, folder, swebench, defects4j"
+            ) && text.ends_with("did you mean `mbpp`?"),
             "{text}"
         );
     }

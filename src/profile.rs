@@ -171,12 +171,10 @@ fn sft_data(recipe: &Recipe) -> Result<sft::Data> {
         * settings.sequences_per_device;
     let example = |_| Example { tokens: random(&mut rng, settings.max_tokens, vocab), mask: vec![true; settings.max_tokens] };
     let ids = (0..count).map(|index| index.to_string()).collect();
-    Ok(sft::Data { examples: (0..count).map(example).collect(), ids, validation: Vec::new() })
+    Ok(sft::Data { examples: (0..count).map(example).collect(), ids, validation: Vec::new(), dropped: Vec::new() })
 }
 
-type Pairs = (Vec<reward::Pair>, Vec<reward::Pair>);
-
-fn reward_data(recipe: &Recipe) -> Result<(Option<Tokenizer>, Pairs)> {
+fn reward_data(recipe: &Recipe) -> Result<(Option<Tokenizer>, reward::Data)> {
     let (settings, file) = (&recipe.reward, reward::data_file(recipe));
     if file.exists() {
         let tokenizer = Tokenizer::load(&settings.model)?;
@@ -190,7 +188,8 @@ fn reward_data(recipe: &Recipe) -> Result<(Option<Tokenizer>, Pairs)> {
         * settings.sequences_per_device;
     let mut answer = || random(&mut rng, settings.max_tokens, vocab);
     let pair = |index: usize| reward::Pair { id: index.to_string(), first: answer(), second: answer(), label: 1.0 };
-    Ok((None, ((0..count).map(pair).collect(), Vec::new())))
+    let data = reward::Data { training: (0..count).map(pair).collect(), held_out: Vec::new(), dropped: Vec::new() };
+    Ok((None, data))
 }
 
 /// Calls of one name while they are added up.

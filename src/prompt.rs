@@ -61,21 +61,34 @@ fn backticks(line: &str) -> usize {
     line.len() - line.trim_start_matches('`').len()
 }
 
-/// Takes a model's text apart: (reasoning, answer). The answer is the inside of the last closed fenced block marked `python`,
-/// `py`, `python3` or not at all; where there is none, of the last closed block of any kind. The reasoning is the text before that
-/// block, trimmed. A text without a fence, or one that ends inside a fence (cut by a length limit), has no answer: the answer
+/// What a fence is marked with in a language, in lower case.
+fn marks(language: &str) -> &[&str] {
+    match language {
+        "python" => &["python", "py", "python3"],
+        "cpp" => &["cpp", "c++", "cc", "cxx"],
+        "javascript" => &["javascript", "js", "node"],
+        "go" => &["go", "golang"],
+        "rust" => &["rust", "rs"],
+        "java" => &["java"],
+        _ => &[],
+    }
+}
+
+/// Takes a model's text apart: (reasoning, answer). The answer is the inside of the last closed fenced block marked with the
+/// language (or one of its usual aliases) or not at all; where there is none, of the last closed block of any kind. The
+/// reasoning is the text before that block, trimmed. A text without a fence, or one that ends inside a fence (cut by a length limit), has no answer: the answer
 /// is empty, the reasoning is the text before the open fence.
-pub fn split_answer(text: &str) -> (String, String) {
+pub fn split_answer(text: &str, language: &str) -> (String, String) {
     struct Block {
         start: usize,
-        python: bool,
+        own: bool,
         code: String,
     }
     struct Open<'a> {
         start: usize,
         ticks: usize,
         indent: &'a str,
-        python: bool,
+        own: bool,
         lines: Vec<&'a str>,
     }
     let mut blocks: Vec<Block> = Vec::new();
@@ -90,14 +103,16 @@ pub fn split_answer(text: &str) -> (String, String) {
         let info = inner[ticks..].trim();
         match open.take() {
             None if ticks >= 3 && !info.contains('`') => {
-                let language = info.split_whitespace().next().unwrap_or_default().to_ascii_lowercase();
-                let python = ["", "python", "py", "python3"].contains(&language.as_str());
+                // `{.java}` and `java,ignore` are marks too.
+                let mark = info.split([' ', '\t', ',', '{', '}', '.']).find(|word| !word.is_empty()).unwrap_or_default();
+                let mark = mark.to_ascii_lowercase();
+                let own = mark.is_empty() || mark == language || marks(language).contains(&mark.as_str());
                 let indent = &line[..line.len() - inner.len()];
-                open = Some(Open { start, ticks, indent, python, lines: Vec::new() });
+                open = Some(Open { start, ticks, indent, own, lines: Vec::new() });
             }
             None => {}
             Some(block) if ticks >= block.ticks && info.is_empty() => {
-                blocks.push(Block { start: block.start, python: block.python, code: block.lines.join("\n") });
+                blocks.push(Block { start: block.start, own: block.own, code: block.lines.join("\n") });
             }
             Some(mut block) => {
                 block.lines.push(line.strip_prefix(block.indent).unwrap_or(inner));
@@ -108,7 +123,7 @@ pub fn split_answer(text: &str) -> (String, String) {
     if let Some(block) = open {
         return (text[..block.start].trim().to_string(), String::new());
     }
-    match blocks.iter().rev().find(|block| block.python).or(blocks.last()) {
+    match blocks.iter().rev().find(|block| block.own).or(blocks.last()) {
         Some(block) => (text[..block.start].trim().to_string(), block.code.clone()),
         None => (text.trim().to_string(), String::new()),
     }

@@ -52,6 +52,8 @@ pub struct Recipe {
     pub teacher: Teacher,
     /// Which traces are kept.
     pub filter: Filter,
+    /// What is dropped because it says the same twice, or what is measured.
+    pub hygiene: Hygiene,
     /// What the models are asked.
     pub prompt: Prompt,
     /// The model that is trained.
@@ -89,6 +91,7 @@ impl Default for Recipe {
             problems: Problems::default(),
             teacher: Teacher::default(),
             filter: Filter::default(),
+            hygiene: Hygiene::default(),
             prompt: Prompt::default(),
             policy: Policy::default(),
             lora: Lora::default(),
@@ -162,6 +165,15 @@ pub struct Problems {
     /// `mbpp`, `humaneval_fix`: EvalPlus' file (`MbppPlus.jsonl`, `HumanEvalPlus.jsonl`), whose inputs become tests too.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub extra_inputs: Option<PathBuf>,
+    /// `swebench`: a folder with a clone of each project, named `owner__name`. Default: `repos` beside the file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub repos: Option<PathBuf>,
+    /// `swebench`: what runs the tests in a checkout; `{tests}` is the tests' files, `{labels}` their dotted names.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub test_command: Option<String>,
+    /// `swebench`: folders that this command may read, the `bin` of each on its PATH: a virtual environment, an interpreter.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub reads: Vec<PathBuf>,
 }
 
 impl Default for Problems {
@@ -179,6 +191,9 @@ impl Default for Problems {
             version: None,
             ids: None,
             extra_inputs: None,
+            repos: None,
+            test_command: None,
+            reads: Vec::new(),
         }
     }
 }
@@ -206,10 +221,22 @@ pub struct Teacher {
     pub temperature: f64,
     /// Seconds before a request counts as lost and is tried again. Default 120.
     pub timeout_s: f64,
-    /// Requests under way at once. Default 8.
+    /// Requests under way at once, at most: a server that is busy is asked less. Default 8.
     pub concurrency: usize,
+    /// `anthropic`: asks in batches, which are answered within a day at half the price. Default false.
+    pub batch: bool,
+    /// `anthropic`: tokens that the model may think before it answers, at least 1024 and less than `max_tokens`, which counts them;
+    /// `temperature` has to be 1 then. What it thinks is kept and never trained on. Left out, it does not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub thinking_tokens: Option<usize>,
     /// The run stops before it has spent more than this, in US dollars. Default 50.
     pub budget_usd: f64,
+    /// The run stops before it has used more tokens than this, read and written together; left out, any number.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub budget_tokens: Option<u64>,
+    /// Begins even where what is expected to be spent is more than a budget, and asks until that is reached. Default false: nothing
+    /// is asked then.
+    pub start_anyway: bool,
     /// Price of a million tokens read, in US dollars. Default 3.
     pub input_usd_per_mtok: f64,
     /// Price of a million tokens written, in US dollars. Default 15.
@@ -230,7 +257,11 @@ impl Default for Teacher {
             temperature: 0.0,
             timeout_s: 120.0,
             concurrency: 8,
+            batch: false,
+            thinking_tokens: None,
             budget_usd: 50.0,
+            budget_tokens: None,
+            start_anyway: false,
             input_usd_per_mtok: 3.0,
             output_usd_per_mtok: 15.0,
             error_rate: 0.1,
@@ -265,6 +296,32 @@ pub struct Filter {
 impl Default for Filter {
     fn default() -> Filter {
         Filter { enabled: true, cap: 0.20 }
+    }
+}
+
+/// `[hygiene]`: duplicates, and overlap with the problems of the test part. Both are dropped and listed with the reason. Suites made
+/// from templates (`micro`) are left as they are.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Hygiene {
+    /// Looks for any of it. Default true.
+    pub enabled: bool,
+    /// Drops duplicates, exact and near ones. Default true.
+    pub duplicates: bool,
+    /// Jaccard similarity of n-grams from which two texts are near duplicates; 0 drops exact ones only. Default 0.8, with 5-grams:
+    /// Lee et al. 2021.
+    pub near: f64,
+    /// Tokens in an n-gram of that. Default 5.
+    pub ngram: usize,
+    /// Tokens in an n-gram that is looked for in test problems. Default 13: GPT-3.
+    pub contamination_ngram: usize,
+    /// Share of a test problem's n-grams from which a record that holds them overlaps it. Default 0.5: Tülu 3.
+    pub overlap: f64,
+}
+
+impl Default for Hygiene {
+    fn default() -> Hygiene {
+        Hygiene { enabled: true, duplicates: true, near: 0.8, ngram: 5, contamination_ngram: 13, overlap: 0.5 }
     }
 }
 
@@ -321,6 +378,12 @@ impl Default for Candidates {
 pub struct Judge {
     /// Asks twice, with the answers exchanged; only agreement gives a label. Default true; the paper does not say.
     pub both_orders: bool,
+    /// Answers shown at once: 2 for pairs, more for rankings, from which pairs are made; at most 26. Default 2; the paper's prompt
+    /// ranks several.
+    pub at_once: usize,
+    /// Orders in which each ranking is asked for, each the last one reversed or turned by one place; only agreement of all gives a
+    /// label. At most twice `at_once`. Default 2: an order and its reverse.
+    pub orders: usize,
     /// What a tie or a disagreement becomes. Default `drop`.
     pub ties: Ties,
     /// The instruction of a judgment; left out, the paper's, verbatim.
@@ -330,7 +393,7 @@ pub struct Judge {
 
 impl Default for Judge {
     fn default() -> Judge {
-        Judge { both_orders: true, ties: Ties::Drop, instruction: None }
+        Judge { both_orders: true, at_once: 2, orders: 2, ties: Ties::Drop, instruction: None }
     }
 }
 
@@ -362,6 +425,8 @@ pub struct Evaluate {
     pub top_k: usize,
     /// Sequences generated at once on a device. Default 32.
     pub batch: usize,
+    /// How BLEU splits texts into tokens: `13a`, sacrebleu's default and ours; `none`, at white space; `char`; `code`, as a compiler.
+    pub bleu: String,
     /// Which models are compared, of `base`, `sft`, `ppo`. Default all three.
     pub models: Vec<String>,
     /// A PEFT folder from elsewhere, measured in place of the run's own adapters.
@@ -379,6 +444,7 @@ impl Default for Evaluate {
             top_p: 1.0,
             top_k: 0,
             batch: 32,
+            bleu: "13a".into(),
             models: vec!["base".into(), "sft".into(), "ppo".into()],
             adapter: None,
         }

@@ -3,7 +3,7 @@
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -57,7 +57,12 @@ impl Check {
         match self.form {
             Form::Statements => true,
             Form::Calls { .. } => !self.tests.is_empty(),
-            Form::Unittest { .. } => false,
+            Form::Unittest { .. }
+            | Form::Command(_)
+            | Form::Patch(_)
+            | Form::Defects4j(_)
+            | Form::Program { .. }
+            | Form::Junit { .. } => false,
         }
     }
 }
@@ -69,6 +74,10 @@ pub enum Form {
     /// Statements of Python: asserts, or small programs of them. Expected values never enter the answer's process.
     #[default]
     Statements,
+    /// A command in a copy of a folder, with the answer in one of its files (suite `folder`).
+    Command(Box<Command>),
+    /// A patch on a commit of a git repository, judged by named tests (suite `swebench`).
+    Patch(Box<Patch>),
     /// Calls of the answer's functions, after the statements; what each must give, the reference says (EvalPlus).
     Calls {
         /// The calls, as source.
@@ -91,6 +100,26 @@ pub enum Form {
         /// Modules that the problem needs besides those that its code imports.
         #[serde(default)]
         libraries: Vec<String>,
+    },
+    /// A method of a Defects4J bug: the answer goes into the project, which is compiled and tested.
+    Defects4j(Defects4j),
+    /// A program that calls the function `entry` and asserts what it gives, compiled with the answer.
+    Program {
+        /// The function's name.
+        entry: String,
+        /// Functions that the problem gives and the tests use: the tests use these, whatever the answer makes of them.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        helpers: String,
+    },
+    /// A JUnit class in Java, compiled with the answer and run by a runner of ours.
+    Junit {
+        /// The class that an answer holds, with its package: `humaneval.buggy.ADD`.
+        class: String,
+        /// The class of the tests, with its package; its source is the only test.
+        test_class: String,
+        /// Sources that both need, by their paths.
+        #[serde(default, skip_serializing_if = "std::collections::BTreeMap::is_empty")]
+        files: std::collections::BTreeMap<String, String>,
     },
 }
 
@@ -123,6 +152,129 @@ impl Form {
     pub fn is_statements(&self) -> bool {
         *self == Form::Statements
     }
+}
+
+/// Tests that are a command of the owner's: the answer replaces a file, or lines of it, in a fresh copy of the folder.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Command {
+    /// The folder, absolute. It is copied, never written.
+    pub root: PathBuf,
+    /// The file that the answer replaces, relative to `root`.
+    pub file: String,
+    /// Its lines that the answer replaces, first and last, from 1; the whole file without them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lines: Option<[usize; 2]>,
+    /// What a shell runs in the copy.
+    pub command: String,
+    /// The tests' files, relative to `root`: a run must not change them.
+    pub tests: Vec<String>,
+    /// Whose report is read; none to find out from what the command prints.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runner: Option<Runner>,
+    /// Whether tests of Python are run a second time with changed expectations, which a right answer must fail.
+    pub twins: bool,
+    /// The least number of tests that must run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tests_run: Option<usize>,
+    /// Folders outside that the command may read; the `bin` of each is on its PATH.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reads: Vec<PathBuf>,
+}
+
+/// Who runs a command's tests, and so what its report looks like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Runner {
+    /// Python's `unittest`, Django's runner.
+    Unittest,
+    /// pytest.
+    Pytest,
+    /// `cargo test`.
+    Cargo,
+    /// `go test`.
+    Go,
+    /// JUnit's own runner, Maven, Gradle's or Ant's text.
+    Junit,
+    /// `node --test`.
+    Node,
+    /// None that is known: the exit code is trusted, because the owner says so.
+    ExitCode,
+}
+
+/// Tests that a patch must make pass, and tests that it must not break.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Patch {
+    /// The clone, absolute. Nothing is written to it.
+    pub repo: PathBuf,
+    /// The commit that the patch is for.
+    pub base: String,
+    /// The tests' own patch, applied after the answer's.
+    pub test_patch: String,
+    /// Tests that fail at `base` and must pass.
+    pub fail_to_pass: Vec<String>,
+    /// Tests that pass at `base` and must still pass.
+    pub pass_to_pass: Vec<String>,
+    /// What a shell runs in the checkout.
+    pub command: String,
+    /// Whose report of each test is read: `pytest` or `unittest`; none reads both.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runner: Option<Runner>,
+    /// Whether the tests that must pass are run a second time with changed expectations, which a right patch must fail.
+    pub twins: bool,
+    /// Folders outside that the command may read; the `bin` of each is on its PATH.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reads: Vec<PathBuf>,
+}
+
+/// A method of a Defects4J bug, and how the project that holds it is compiled and tested.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Defects4j {
+    /// The bug: `Lang-1`.
+    pub bug: String,
+    /// What is asked for, and of which version of the project.
+    pub mode: Defects4jMode,
+    /// Who compiles and tests.
+    pub protocol: Defects4jProtocol,
+    /// The folder of checkouts and results.
+    pub work: PathBuf,
+    /// The file in the checkout that holds the method.
+    pub file: PathBuf,
+    /// The method's name.
+    pub method: String,
+    /// The first byte of what an answer replaces.
+    pub begin: usize,
+    /// The byte after it.
+    pub end: usize,
+    /// The tests that fail because of the bug: `Class::method`.
+    pub trigger: Vec<String>,
+    /// Wall-clock seconds to compile in.
+    pub compile_s: f64,
+    /// Wall-clock seconds for each run of tests.
+    pub test_s: f64,
+}
+
+/// What is asked for a Defects4J bug.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Defects4jMode {
+    /// The whole method in place of the buggy one, in the buggy version, which its tests show.
+    #[default]
+    Repair,
+    /// The body of a method whose signature is given, in the fixed version.
+    MethodBody,
+}
+
+/// Who compiles and tests a Defects4J bug.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Defects4jProtocol {
+    /// Defects4J: the trigger tests, then every test. What passes is *plausible*.
+    #[default]
+    Full,
+    /// Defects4J: the trigger tests, then those that load a changed class. What passes is plausible too.
+    Relevant,
+    /// A JDK alone: the trigger tests and nothing else. What passes is not known to be plausible.
+    TriggerTest,
 }
 
 /// A problem: `repair` when it carries buggy code, `generate` when it only has a description.
@@ -182,6 +334,9 @@ pub struct Verdict {
     /// Why, in one line: the failing test, the exception; empty for a pass.
     #[serde(default)]
     pub reason: String,
+    /// Whether the answer compiles; none where the check cannot tell. Python's are those that `compile()` takes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compiled: Option<bool>,
     /// Wall-clock seconds of the check.
     #[serde(default)]
     pub seconds: f64,
@@ -303,6 +458,14 @@ pub struct Preference {
     /// Everything else that the record carries.
     #[serde(flatten)]
     pub extra: Extra,
+}
+
+/// The field of a record from elsewhere that says which file and line it was.
+pub const IMPORTED: &str = "imported_from";
+
+/// What the field `program` of a record says: which version of this program made it.
+pub fn program() -> Value {
+    concat!("repairity ", env!("CARGO_PKG_VERSION")).into()
 }
 
 fn one() -> f64 {

@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
 
+pub use files::remove;
 pub use python::{ISOLATED, Python};
 pub use run::Output;
 
@@ -215,9 +216,14 @@ impl Sandbox {
 
     /// A sandbox whose layers are known.
     fn with(mode: Mode, namespaces: child::Namespaces, landlock: i32, read_only: bool) -> Result<Sandbox> {
-        let filter = filter::Filter::threads()?;
         let apart = namespaces != child::Namespaces::None;
-        let tree_filter = filter::Filter::tree(apart, apart || landlock >= files::SCOPES_SIGNALS, read_only)?;
+        let open = filter::Open {
+            groups: apart,
+            signals: apart || landlock >= files::SCOPES_SIGNALS,
+            metadata: read_only,
+            truncation: read_only || landlock >= files::GUARDS_TRUNCATION,
+        };
+        let (filter, tree_filter) = (filter::Filter::threads(open)?, filter::Filter::tree(open)?);
         Ok(Sandbox { mode, namespaces, landlock, read_only, filter, tree_filter })
     }
 
@@ -229,11 +235,29 @@ impl Sandbox {
             child::Namespaces::User => layers.extend(["user namespace", "pid, network, ipc, mount and uts namespaces"]),
             child::Namespaces::Root => layers.push("pid, network, ipc, mount and uts namespaces"),
         }
+        if self.read_only {
+            layers.push("read-only mounts");
+        }
         if self.mode == Mode::Strict {
             layers.extend(["landlock", "seccomp", "no capabilities"]);
         }
         layers.extend(["no new privileges", "resource limits", "empty environment"]);
         layers
+    }
+
+    /// What this machine lacks for [`Processes::Tree`], and what that means, in words; empty where nothing does.
+    pub fn lacks(&self) -> Vec<&'static str> {
+        let mut lacks = Vec::new();
+        if self.mode == Mode::Strict && self.namespaces == child::Namespaces::None {
+            lacks.push("no pid namespace: compilers and test commands cannot start sessions of their own");
+            if self.landlock < files::SCOPES_SIGNALS {
+                lacks.push("Landlock below version 6: they cannot send signals");
+            }
+        }
+        if self.mode == Mode::Strict && !self.read_only {
+            lacks.push("no read-only mounts: they cannot change modes, so that what they link runs in a later step only");
+        }
+        lacks
     }
 
     /// Goes through every step but the last, which would be the program itself. Returns whether the disk was read-only.
@@ -570,6 +594,23 @@ os.write(3, repr((got, open('x').read(), os.listdir('.'))).encode())
         let fill = "n = 0\nwhile True:\n    n += 1\n    open(str(n), 'wb').write(bytes(1 << 19))\n";
         let (_, ended) = run(&sandbox, fill, 10.0);
         assert_eq!((ended, folders()), (Ended::Killed, 0));
+    }
+
+    #[test]
+    fn an_older_landlock_leaves_truncation_to_the_filter() {
+        let sandbox = Sandbox::with(Mode::Strict, child::Namespaces::None, 2, false).unwrap();
+        let code = "
+import os
+def errno(attempt):
+    try: attempt()
+    except OSError as e: return e.errno
+    return 0
+got = [errno(lambda: os.truncate(os.__file__, 0)), errno(lambda: os.open(os.__file__, os.O_RDONLY | os.O_TRUNC))]
+open('x', 'w').write('mine')
+os.write(3, repr((got, open('x', 'r+').truncate(2))).encode())
+";
+        // EPERM is the filter's, EACCES would be Landlock's.
+        assert_eq!(run(&sandbox, code, 10.0), ("([1, 1], 2)".into(), Ended::Exit(0)));
     }
 
     #[test]

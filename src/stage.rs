@@ -6,6 +6,7 @@ pub mod checkpoints;
 pub mod collect;
 pub mod evaluate;
 pub mod filter;
+mod imported;
 pub mod judge;
 pub mod ppo;
 pub mod pretrain;
@@ -19,7 +20,7 @@ pub mod train;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::comm::{Bytes, Group};
@@ -30,6 +31,7 @@ use crate::optim::{deal, gather_dealt};
 use crate::problem::Checker;
 use crate::prompt::P_TRACE;
 use crate::recipe::{self, Recipe, SandboxChoice, Train};
+use crate::record::{Extra, Problem, program};
 use crate::sandbox;
 use crate::teacher::{self, recorded::Journal};
 
@@ -78,6 +80,21 @@ impl Files {
         self.out.join("sft.validation.jsonl")
     }
 
+    /// Traces that passed and are not trained on all the same, with the reason.
+    pub fn sft_dropped(&self) -> PathBuf {
+        self.out.join("sft.dropped.jsonl")
+    }
+
+    /// Records of `sft.data` that are not trained on, with the reason.
+    pub fn sft_data_dropped(&self) -> PathBuf {
+        self.out.join("sft.data.dropped.jsonl")
+    }
+
+    /// Records of `reward.data` that are not trained on, with the reason.
+    pub fn reward_data_dropped(&self) -> PathBuf {
+        self.out.join("reward.data.dropped.jsonl")
+    }
+
     /// The SFT model: an adapter, or a whole model.
     pub fn sft_result(&self, train: Train) -> PathBuf {
         self.out.join("sft").join(match train {
@@ -124,6 +141,11 @@ impl Files {
     /// The report.
     pub fn report(&self) -> PathBuf {
         self.out.join("report.md")
+    }
+
+    /// The report's tables for programs and papers: `results.csv`, `comparisons.csv`, `results.tex`.
+    pub fn results(&self, name: &str) -> PathBuf {
+        self.out.join(name)
     }
 
     /// Step metrics of every stage.
@@ -175,6 +197,19 @@ fn spread<D: Device>(
     Ok(gather_dealt(group.exchange(tag, bytes)?.iter().map(read).collect()))
 }
 
+/// What every record tells of where it comes from, besides what it has fields for: the problem's suite and part, how its text was
+/// sampled, and which program asked for it.
+fn provenance(problem: &Problem, temperature: f64, max_tokens: usize) -> Extra {
+    let fields = [
+        ("suite", problem.suite.clone().into()),
+        ("split", json!(problem.split)),
+        ("temperature", temperature.into()),
+        ("max_tokens", max_tokens.into()),
+        ("program", program()),
+    ];
+    fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
 /// The recipe's checker, which an interrupt ends.
 fn checker(recipe: &Recipe) -> Result<Checker> {
     let mode = match recipe.sandbox {
@@ -190,7 +225,7 @@ fn checker(recipe: &Recipe) -> Result<Checker> {
 
 /// The recipe's teacher, with every answer stored on arrival.
 fn teacher(recipe: &Recipe, files: &Files) -> Result<Journal> {
-    teacher::open_journaled(&teacher_settings(recipe), &files.journal())
+    teacher::open_journaled(&teacher_settings(recipe), &files.journal(), Box::new(interrupt::sleep))
 }
 
 /// Whether the recipe's teacher can be asked: its key is set, its file is readable. Nothing is asked.
@@ -213,7 +248,12 @@ fn teacher_settings(recipe: &Recipe) -> teacher::Settings {
         max_tokens: settings.max_tokens,
         temperature: settings.temperature,
         timeout_s: settings.timeout_s,
+        concurrency: settings.concurrency,
+        batch: settings.batch,
+        thinking_tokens: settings.thinking_tokens,
         budget_usd: settings.budget_usd,
+        budget_tokens: settings.budget_tokens,
+        start_anyway: settings.start_anyway,
         input_usd_per_mtok: settings.input_usd_per_mtok,
         output_usd_per_mtok: settings.output_usd_per_mtok,
         path: settings.path.clone(),

@@ -306,7 +306,13 @@ fn a_record_that_is_not_what_it_must_be() {
     let recipe = place.recipe("");
     fs::write(place.path("sft.jsonl"), "{\"messages\":[]}\n{\"id\":\"2\"}\n").unwrap();
     let text = refused(&["--quiet", "sft", arg(&recipe)]);
-    assert!(text.starts_with(&format!("error: {}:2: missing field `messages`", place.shown("sft.jsonl"))), "{text}");
+    assert!(
+        text.starts_with(&format!(
+            "error: {}:2: `messages`: a list of turns is expected, nothing was found",
+            place.shown("sft.jsonl")
+        )),
+        "{text}"
+    );
 
     let data = place.write("preferences.jsonl", "{\"prompt\":\"p\",\"chosen\":\"a\",\"rejected\":\"b\",\"label\":1.5}\n");
     let sets = [format!("reward.data={}", data.display()), format!("reward.model={}", model.display())];

@@ -198,7 +198,7 @@ fn candidate(problem: &Problem, text: &str, answer: &str, verdict: Option<Outcom
         temperature: 0.8,
         text: text.into(),
         answer: answer.into(),
-        verdict: verdict.map(|verdict| Verdict { verdict, reason: String::new(), seconds: 0.0 }),
+        verdict: verdict.map(|verdict| Verdict { verdict, reason: String::new(), compiled: None, seconds: 0.0 }),
         extra: Extra::new(),
     }
 }
@@ -207,7 +207,7 @@ fn candidate(problem: &Problem, text: &str, answer: &str, verdict: Option<Outcom
 fn judgments_follow_the_criteria_in_both_orders() {
     let teacher = Scripted::new(1, 0.0);
     let judge = |problem: &Problem, a: &Candidate, b: &Candidate| {
-        let reply = teacher.ask(&Query::Compare { problem, first: a, second: b }).unwrap();
+        let reply = teacher.ask(&Query::Compare { problem, instruction: "", first: a, second: b }).unwrap();
         assert_eq!(reply.text.lines().count(), 5);
         reply.text.lines().last().unwrap().to_string()
     };
@@ -244,7 +244,7 @@ fn judgments_follow_the_criteria_in_both_orders() {
         // The untouched code is no better than a failed attempt.
         assert_eq!(judge(problem, &unchanged, &other), "Ranking: A = B");
         let unchecked = candidate(problem, &trace, reference(problem), None);
-        let error = teacher.ask(&Query::Compare { problem, first: &right, second: &unchecked }).unwrap_err();
+        let error = teacher.ask(&Query::Compare { problem, instruction: "", first: &right, second: &unchecked }).unwrap_err();
         assert!(error.to_string().contains("no verdict"), "{error}");
     }
 }

@@ -339,11 +339,25 @@ fn answers_are_taken_out_of_their_fence() {
         ("", "", ""),
     ];
     for (text, reasoning, answer) in cases {
-        assert_eq!(split_answer(text), (reasoning.to_string(), answer.to_string()), "{text:?}");
+        assert_eq!(split_answer(text, "python"), (reasoning.to_string(), answer.to_string()), "{text:?}");
+    }
+    let languages = [
+        ("java", "```java\na\n```\n```\nb\n```\n```js\nc\n```", "b"),
+        ("java", "```java\na\n```\n```js\nc\n```", "a"),
+        ("javascript", "```java\na\n```\n```js\nc\n```\n```java\nb\n```", "c"),
+        ("cpp", "```c++\na\n```\n```python\nc\n```", "a"),
+        ("cpp", "```CC\na\n```\n```python\nc\n```", "a"),
+        ("go", "```golang\na\n```\n```text\nc\n```", "a"),
+        ("rust", "```rust,ignore\na\n```\n```text\nc\n```", "a"),
+        ("rust", "```rs\na\n```\n```text\nc\n```", "a"),
+        ("rust", "```python\na\n```\n```text\nc\n```", "c"),
+    ];
+    for (language, text, answer) in languages {
+        assert_eq!(split_answer(text, language).1, answer, "{language}: {text:?}");
     }
     for code in ["x = 1", "s = '''\n```\n'''", "def f():\n    pass"] {
         let text = answer_text(" Because.\n", code, "python");
-        assert_eq!(split_answer(&text), ("Because.".to_string(), code.to_string()));
-        assert_eq!(split_answer(&answer_text("", code, "python")), (String::new(), code.to_string()));
+        assert_eq!(split_answer(&text, "python"), ("Because.".to_string(), code.to_string()));
+        assert_eq!(split_answer(&answer_text("", code, "python"), "python"), (String::new(), code.to_string()));
     }
 }

@@ -1,6 +1,8 @@
 //! `repairity check`: a benchmark's own solutions, its bugs, or anyone's answers, judged in the sandbox.
 
-use std::collections::{HashMap, HashSet};
+mod defects4j;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -19,7 +21,8 @@ use super::print_lines;
 #[derive(Debug, clap::Args)]
 #[command(group = clap::ArgGroup::new("source").required(true).args(["reference", "buggy", "answers"]))]
 pub struct Args {
-    /// The benchmark: mbpp, mbpp_plus, humaneval_fix, humaneval_plus, quixbugs, bigcodebench, micro
+    /// The benchmark: mbpp, mbpp_plus, humaneval_fix, humaneval_plus, quixbugs, bigcodebench, swebench, micro, or
+    /// folder: your own code, from a list of problems
     #[arg(long, value_name = "NAME")]
     suite: String,
     /// Its file or folder; micro needs none
@@ -46,7 +49,7 @@ pub struct Args {
     /// Judges its bugs: none may pass
     #[arg(long)]
     buggy: bool,
-    /// Judges answers, JSONL: {"id", "answer"} a line
+    /// Judges answers, JSONL: {"id", "answer"} a line; for swebench a predictions file, too
     #[arg(long, value_name = "FILE")]
     answers: Option<PathBuf>,
     /// The first N problems only; micro makes 200 without it
@@ -64,6 +67,17 @@ pub struct Args {
     /// Runs programs with time and memory limits only
     #[arg(long)]
     no_sandbox: bool,
+    /// swebench: a folder with a clone of each project, named owner__name; left out, `repos` beside the file
+    #[arg(long, value_name = "DIR")]
+    repos: Option<PathBuf>,
+    /// swebench: what runs the tests in a checkout; {tests} is the tests' files, {labels} their dotted names
+    #[arg(long, value_name = "COMMAND")]
+    test_command: Option<String>,
+    /// swebench: a folder that this command may read, its bin on the PATH: a virtual environment, an interpreter
+    #[arg(long, value_name = "DIR")]
+    reads: Vec<PathBuf>,
+    #[command(flatten)]
+    defects4j: defects4j::Options,
 }
 
 /// Problems that `micro` makes where no limit is given.
@@ -72,8 +86,10 @@ const MICRO: usize = 200;
 /// A line of `--answers`. What else it carries is not looked at.
 #[derive(Deserialize)]
 struct Answer {
+    #[serde(alias = "instance_id")]
     id: String,
-    answer: String,
+    #[serde(alias = "model_patch")]
+    answer: Option<String>,
 }
 
 /// A line of the output.
@@ -95,17 +111,33 @@ impl Args {
             version: self.version.clone(),
             ids: self.ids.clone(),
             extra_inputs: self.extra_inputs.clone(),
+            repos: self.repos.clone(),
+            test_command: self.test_command.clone(),
+            reads: self.reads.clone(),
         };
-        let problems = problem::load(&self.suite, self.path.as_deref(), self.seed, limit, &options)?;
+        let problems = match self.suite.as_str() {
+            "defects4j" => self.defects4j.load(self.path.as_deref(), limit, self.jobs())?,
+            suite => {
+                self.defects4j.refuse(suite)?;
+                problem::load(suite, self.path.as_deref(), self.seed, limit, &options)?
+            }
+        };
         let answers = match &self.answers {
             Some(path) => read_answers(path, &problems, self.limit.is_some())?,
             None => Vec::new(),
         };
-        let items = self.items(&problems, &answers);
-        let verdicts = self.judge(&items)?;
+        let checker = self.checker()?;
+        let (items, lacking) = apart(&checker, self.items(&problems, &answers));
+        let verdicts = judge(checker, &items)?;
 
         let lines: Vec<Line> = items.iter().zip(&verdicts).map(|((p, _), verdict)| Line { id: &p.id, verdict }).collect();
-        let counts = self.counts(&problems, &items, &verdicts);
+        let mut counts = self.counts(&problems, &items, &lacking, &verdicts);
+        for (reason, ids) in &lacking {
+            counts += &format!("; {reason}: {} problems not judged", ids.len());
+        }
+        if let Some(summary) = defects4j::summary(&items, &verdicts) {
+            counts = format!("{counts}\n{summary}");
+        }
         match &self.output {
             Some(path) => {
                 record::write_jsonl(path, &lines)?;
@@ -136,22 +168,20 @@ impl Args {
         }
     }
 
-    fn judge(&self, items: &[(&Problem, &str)]) -> Result<Vec<Verdict>> {
-        let mode = if self.no_sandbox { Mode::None } else { Mode::Strict };
-        let jobs = match self.jobs {
+    fn jobs(&self) -> usize {
+        match self.jobs {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             jobs => jobs,
-        };
-        let progress = Progress::new("check", items.len() as u64);
-        let verdicts = Checker::new(mode, jobs)?.with_stop(interrupt::flag()).check_all(items, &|done| {
-            progress.set(done as u64, "");
-        })?;
-        progress.finish("");
-        Ok(verdicts)
+        }
+    }
+
+    fn checker(&self) -> Result<Checker> {
+        let mode = if self.no_sandbox { Mode::None } else { Mode::Strict };
+        Ok(Checker::new(mode, self.jobs())?.with_stop(interrupt::flag()))
     }
 
     /// `163 of 164 pass: 1 fail, 0 timeout, 0 memory, 0 error, 0 refused`, and what could not be judged.
-    fn counts(&self, problems: &[Problem], items: &[(&Problem, &str)], verdicts: &[Verdict]) -> String {
+    fn counts(&self, problems: &[Problem], items: &[(&Problem, &str)], lacking: &Lacking<'_>, verdicts: &[Verdict]) -> String {
         let count = |outcome| verdicts.iter().filter(|v| v.verdict == outcome).count();
         let mut text = format!(
             "{} of {} pass: {} fail, {} timeout, {} memory, {} error, {} refused",
@@ -163,7 +193,8 @@ impl Args {
             count(Outcome::Error),
             count(Outcome::Refused)
         );
-        let judged: HashSet<&str> = items.iter().map(|(p, _)| p.id.as_str()).collect();
+        let judged = items.iter().map(|(p, _)| p.id.as_str());
+        let judged: HashSet<&str> = judged.chain(lacking.values().flatten().copied()).collect();
         let without = problems.iter().filter(|p| !judged.contains(p.id.as_str())).count();
         if without > 0 {
             let what = if self.reference {
@@ -179,6 +210,28 @@ impl Args {
     }
 }
 
+/// Ids of problems that cannot be judged here, by what lacks.
+type Lacking<'a> = BTreeMap<String, Vec<&'a str>>;
+
+/// Takes out what this machine has no toolchain for.
+fn apart<'a>(checker: &Checker, items: Vec<(&'a Problem, &'a str)>) -> (Vec<(&'a Problem, &'a str)>, Lacking<'a>) {
+    let (mut judged, mut lacking) = (Vec::new(), Lacking::new());
+    for (problem, code) in items {
+        match checker.lacks(problem) {
+            None => judged.push((problem, code)),
+            Some(reason) => lacking.entry(reason).or_default().push(problem.id.as_str()),
+        }
+    }
+    (judged, lacking)
+}
+
+fn judge(checker: Checker, items: &[(&Problem, &str)]) -> Result<Vec<Verdict>> {
+    let progress = Progress::new("check", items.len() as u64);
+    let verdicts = checker.check_all(items, &|done| progress.set(done as u64, ""))?;
+    progress.finish("");
+    Ok(verdicts)
+}
+
 /// The answers with their problems, in the file's order. An id that the benchmark does not have is an error,
 /// unless `--limit` cut the benchmark.
 fn read_answers<'a>(path: &Path, problems: &'a [Problem], cut: bool) -> Result<Vec<(&'a Problem, String)>> {
@@ -186,7 +239,7 @@ fn read_answers<'a>(path: &Path, problems: &'a [Problem], cut: bool) -> Result<V
     let mut answers = Vec::new();
     for (index, answer) in record::read_jsonl::<Answer>(path)?.into_iter().enumerate() {
         match by_id.get(answer.id.as_str()) {
-            Some(problem) => answers.push((*problem, answer.answer)),
+            Some(problem) => answers.push((*problem, answer.answer.unwrap_or_default())),
             None if cut => {}
             None => {
                 let what = format!("record {}: the benchmark has no problem `{}`", index + 1, answer.id);

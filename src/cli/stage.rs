@@ -43,8 +43,17 @@ impl Args {
 /// The stages that compute on the recipe's device.
 const COMPUTING: [&str; 6] = ["pretrain", "sft", "candidates", "reward", "ppo", "evaluate"];
 
-/// Runs the stages from `from` to `until` that are not done already.
+/// Runs the stages from `from` to `until` that are not done already, and prints the report if it is one of them.
 pub fn run(recipe: &Recipe, fresh: bool, from: Option<&str>, until: Option<&str>) -> anyhow::Result<ExitCode> {
+    if advance(recipe, fresh, from, until)? && until.is_none_or(|until| until == "report") {
+        let report = std::fs::read(Files::of(recipe).report())?;
+        std::io::stdout().write_all(&report)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The same without printing. Whether this process is the one that speaks for the run, and the run is of more than a base model.
+pub fn advance(recipe: &Recipe, fresh: bool, from: Option<&str>, until: Option<&str>) -> anyhow::Result<bool> {
     // A recipe that only makes a base model has nothing else to do.
     let only_pretrain = recipe.pretrain.is_some();
     let wanted = |name: &&str| (*name == "pretrain") == only_pretrain;
@@ -56,7 +65,7 @@ pub fn run(recipe: &Recipe, fresh: bool, from: Option<&str>, until: Option<&str>
     if world.process == 0 {
         ready(recipe, &names)?;
     } else if !computes {
-        return Ok(ExitCode::SUCCESS);
+        return Ok(false);
     }
     // Nothing else may take a GPU's memory: asking a teacher can last for hours.
     let (choice, gpus) = if computes { (recipe.device, recipe.gpus) } else { (DeviceChoice::Cpu, 1) };
@@ -85,14 +94,7 @@ pub fn run(recipe: &Recipe, fresh: bool, from: Option<&str>, until: Option<&str>
             done.inspect_err(|error| comm.group().fail(error))
         })
     })?;
-    if world.process > 0 {
-        return Ok(ExitCode::SUCCESS);
-    }
-    if !only_pretrain && until.is_none_or(|until| until == "report") {
-        let report = std::fs::read(Files::of(recipe).report())?;
-        std::io::stdout().write_all(&report)?;
-    }
-    Ok(ExitCode::SUCCESS)
+    Ok(world.process == 0 && !only_pretrain)
 }
 
 /// Rank 0: runs the stages that are not done, and calls the other ranks to those that compute.
@@ -161,7 +163,7 @@ fn body<D: Device>(name: &str, device: &D, comm: &Shared<D>, recipe: &Recipe) ->
         "reward" => stage::reward::run(device, comm, recipe).map(drop),
         "ppo" => stage::ppo::run(device, comm, recipe),
         "evaluate" => stage::evaluate::run(device, comm, recipe),
-        "report" => stage::report::run(recipe).map(drop),
+        "report" => stage::report::run(recipe),
         other => Err(Error::input("stage", format!("{other} is not one of {}", STAGES.join(", ")))),
     }
 }
@@ -177,6 +179,8 @@ fn spec(name: &'static str, recipe: &Recipe) -> StageSpec {
     let (seed, prompt, lora) = (recipe.seed, &recipe.prompt, &recipe.lora);
     let some = |paths: Vec<Option<PathBuf>>| paths.into_iter().flatten().collect::<Vec<_>>();
     let list = |paths: &[PathBuf]| paths.to_vec();
+    // Data from elsewhere is compared with the test problems, where there are any.
+    let judged_against = |data: &Option<PathBuf>| data.as_ref().map(|_| files.problems()).filter(|path| path.exists());
     let (inputs, outputs, state, settings) = match name {
         "pretrain" => (
             recipe.pretrain.iter().filter_map(|pretrain| pretrain.start.clone()).collect(),
@@ -188,7 +192,7 @@ fn spec(name: &'static str, recipe: &Recipe) -> StageSpec {
             some(vec![recipe.problems.path.clone()]),
             list(&[files.problems(), files.dropped()]),
             vec![],
-            json!([seed, recipe.problems, recipe.sandbox]),
+            json!([seed, recipe.problems, recipe.sandbox, recipe.hygiene]),
         ),
         "collect" => (
             some(vec![Some(files.problems()), recipe.teacher.path.clone()]),
@@ -198,18 +202,24 @@ fn spec(name: &'static str, recipe: &Recipe) -> StageSpec {
         ),
         "filter" => (
             list(&[files.problems(), files.traces()]),
-            list(&[files.sft(), files.sft_validation()]),
+            list(&[files.sft(), files.sft_validation(), files.sft_dropped()]),
             vec![],
-            json!([seed, recipe.filter, recipe.sft.objective]),
+            json!([seed, recipe.filter, recipe.sft.objective, recipe.hygiene]),
         ),
         "sft" => {
             let data = recipe.sft.data.clone();
             let held_out = if data.is_none() { Some(files.sft_validation()) } else { None };
             (
-                some(vec![Some(policy), Some(data.unwrap_or_else(|| files.sft())), held_out, recipe.sft.adapter.clone()]),
+                some(vec![
+                    Some(policy),
+                    judged_against(&data),
+                    Some(data.unwrap_or_else(|| files.sft())),
+                    held_out,
+                    recipe.sft.adapter.clone(),
+                ]),
                 list(&[sft_result]),
                 list(&[files.out.join("sft").join("state")]),
-                json!([seed, recipe.sft, lora]),
+                json!([seed, recipe.sft, lora, recipe.hygiene]),
             )
         }
         "candidates" => (
@@ -228,10 +238,15 @@ fn spec(name: &'static str, recipe: &Recipe) -> StageSpec {
             let data = recipe.reward.data.clone();
             let scale = if data.is_none() { Some(files.candidates()) } else { None };
             (
-                some(vec![Some(recipe.reward.model.clone()), Some(data.unwrap_or_else(|| files.preferences())), scale]),
+                some(vec![
+                    Some(recipe.reward.model.clone()),
+                    judged_against(&data),
+                    Some(data.unwrap_or_else(|| files.preferences())),
+                    scale,
+                ]),
                 list(&[files.reward_model()]),
                 list(&[files.out.join("reward").join("state")]),
-                json!([seed, prompt, recipe.reward, lora]),
+                json!([seed, prompt, recipe.reward, lora, recipe.hygiene]),
             )
         }
         "ppo" => {
@@ -260,7 +275,9 @@ fn spec(name: &'static str, recipe: &Recipe) -> StageSpec {
         _ => {
             let optional = [files.metrics(), files.judging()].into_iter().filter(|path| path.exists());
             let inputs = [files.summary()].into_iter().chain(optional).collect();
-            (inputs, list(&[files.report()]), vec![], json!([recipe.filter, recipe.sft.objective]))
+            let tables = ["results.csv", "comparisons.csv", "results.tex"].map(|name| files.results(name));
+            let outputs = [files.report()].into_iter().chain(tables).collect();
+            (inputs, outputs, vec![], json!([recipe.filter, recipe.sft.objective]))
         }
     };
     StageSpec { name, inputs, outputs, state, settings }

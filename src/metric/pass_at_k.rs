@@ -17,6 +17,16 @@ pub fn pass_at_k(n: usize, c: usize, k: usize) -> Option<f64> {
     Some(1.0 - (n - c + 1..=n).map(|i| 1.0 - k as f64 / i as f64).product::<f64>())
 }
 
+/// What the share of problems with a passing answer is called on a suite: `resolved` where issues of repositories are solved
+/// (SWE-bench), `plausible` where a patch passes a project's own tests and may still be wrong (Defects4J, GitBug-Java), else `pass@1`.
+pub fn rate_name(suite: &str) -> &'static str {
+    match suite {
+        _ if suite.starts_with("swe") => "resolved",
+        _ if suite.starts_with("defects4j") || suite.starts_with("gitbug") => "plausible",
+        _ => "pass@1",
+    }
+}
+
 /// A mean with its 95 % confidence interval.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Interval {
@@ -77,6 +87,12 @@ mod tests {
             assert!((pass_at_k(n, c, k).unwrap() - expected).abs() < 2e-15, "{n} {c} {k}");
         }
         assert_eq!((pass_at_k(3, 1, 4), pass_at_k(3, 1, 0), pass_at_k(1, 2, 1)), (None, None, None));
+    }
+
+    #[test]
+    fn suites_of_repositories_have_their_own_names() {
+        let names = ["swebench_verified", "swebench", "defects4j", "gitbug_java", "mbpp", "micro"].map(rate_name);
+        assert_eq!(names, ["resolved", "resolved", "plausible", "plausible", "pass@1", "pass@1"]);
     }
 
     #[test]

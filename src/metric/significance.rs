@@ -1,5 +1,5 @@
 //! Whether two models differ by more than chance, on the same problems (Dror et al., ACL 2018): McNemar's exact test for
-//! passed and failed, the paired bootstrap for everything else.
+//! passed and failed, approximate randomisation for everything else, the paired bootstrap for the interval of a difference.
 
 use super::pass_at_k::percentiles;
 use crate::error::{Error, Result};
@@ -14,6 +14,16 @@ pub struct McNemar {
     pub c: usize,
     /// The exact two-sided p: how often fair coins split b + c at least as unevenly.
     pub p: f64,
+}
+
+/// The least number of discordant problems with which McNemar's exact test can reach 0.05: 2 / 2^6 = 0.03125, 2 / 2^5 = 0.0625.
+pub const LEAST_DISCORDANT: usize = 6;
+
+impl McNemar {
+    /// Whether so few problems are discordant that no split of them could reach 0.05.
+    pub fn is_hopeless(&self) -> bool {
+        self.b + self.c < LEAST_DISCORDANT
+    }
 }
 
 /// McNemar's exact test on the outcomes of two models, one a problem, in the same order. Errors if the lengths differ.
@@ -70,6 +80,31 @@ pub fn paired_bootstrap(n: usize, resamples: usize, seed: u64, delta: impl Fn(&[
     Some(Difference { delta: whole, low, high, p: (beyond + 1) as f64 / (resamples + 1) as f64 })
 }
 
+/// Approximate randomisation over `n` problems (Noreen 1989): were the models alike, whose answer is whose would not matter. `delta`
+/// is given which problems' answers change sides, and returns the metric of the first model minus that of the second. The two-sided p
+/// is (c + 1) / (trials + 1), where c of the trials differ at least as much as the models do. None if `n` is 0.
+///
+/// sacrebleu counts trials that differ *more*. Where few problems differ many trials tie, and leaving ties out finds differences
+/// that are none.
+pub fn approximate_randomisation(n: usize, trials: usize, seed: u64, delta: impl Fn(&[bool]) -> f64) -> Option<f64> {
+    if n == 0 {
+        return None;
+    }
+    let mut swapped = vec![false; n];
+    // Sums in another order differ in the last bits, and a tie must stay one.
+    let whole = delta(&swapped).abs() * (1.0 - 1e-12);
+    let mut rng = Rng::new(seed, "approximate randomisation", 0);
+    let mut beyond = 0;
+    for _ in 0..trials {
+        for chunk in swapped.chunks_mut(32) {
+            let word = rng.word();
+            chunk.iter_mut().enumerate().for_each(|(bit, swapped)| *swapped = word >> bit & 1 == 1);
+        }
+        beyond += usize::from(delta(&swapped).abs() >= whole);
+    }
+    Some((beyond + 1) as f64 / (trials + 1) as f64)
+}
+
 /// Holm's step-down correction (1979): the p of each of several comparisons, adjusted so that the chance of any false finding
 /// stays at the level they are held against. In the order given.
 pub fn holm(p: &[f64]) -> Vec<f64> {
@@ -114,13 +149,29 @@ mod tests {
         assert_eq!(error, "McNemar's test: outcomes of the same problems expected, 1510 and 1509 found");
     }
 
+    /// Expected values: `scipy.stats.binomtest(min(b, c), b + c, 0.5).pvalue`, scipy 1.17.1.
     #[test]
-    fn a_large_even_split_is_no_difference() {
-        // By the normal approximation with continuity: z = (|700 - 650| - 1) / sqrt(1350) = 1.3336, two-sided p = 0.1823. Its
-        // relative error at this size is below 1 %.
-        let (first, second) = outcomes(700, 650);
-        let p = mcnemar(&first, &second).unwrap().p;
-        assert!((p - 0.1823).abs() < 0.002, "{p}");
+    fn mcnemar_of_many_is_scipys_binomial() {
+        let cases = [
+            (1, 0, 1.0),
+            (30, 0, 1.862645149230957e-09),
+            (60, 3, 9.048317650695026e-15),
+            (40, 17, 0.0032015437674503813),
+            (300, 220, 0.0005194158496652906),
+            (700, 650, 0.1823103494670065),
+            (1200, 900, 6.337277315775641e-11),
+            (5000, 4700, 0.0023966033625776526),
+        ];
+        for (b, c, p) in cases {
+            for (b, c) in [(b, c), (c, b)] {
+                let (first, second) = outcomes(b, c);
+                let test = mcnemar(&first, &second).unwrap();
+                // The logarithm of a term is a sum of up to c of them and of n ln 2, of size below 10^4: each addition leaves at most
+                // 2^-53 of that, and they add up to 4700 * 10^4 * 2^-53 = 5e-9 at worst.
+                assert!((test.p - p).abs() < 5e-9 * p, "{test:?}, {p} expected");
+                assert_eq!(test.is_hopeless(), b + c < 6);
+            }
+        }
     }
 
     #[test]
@@ -135,6 +186,23 @@ mod tests {
         let same = paired_bootstrap(60, 999, 1, |of| mean(&first, of) - mean(&first, of)).unwrap();
         assert_eq!(same, Difference { delta: 0.0, low: 0.0, high: 0.0, p: 1.0 });
         assert_eq!(paired_bootstrap(0, 999, 1, |_| 0.0), None);
+    }
+
+    #[test]
+    fn randomisation_of_three_problems_is_what_enumeration_gives() {
+        // Differences 1, 2 and 4 sum to 7; of the 8 sign patterns only +++ and --- reach it: p = 1/4. With 0, 0 and 1 all do.
+        let p = |values: [f64; 3]| {
+            let delta = |swapped: &[bool]| values.iter().zip(swapped).map(|(x, swap)| if *swap { -x } else { *x }).sum();
+            approximate_randomisation(3, 10_000, 1, delta).unwrap()
+        };
+        // Five standard errors of a share of 10,000 trials.
+        let found = p([1.0, 2.0, 4.0]);
+        assert!((found - 0.25).abs() < 5.0 * (0.25f64 * 0.75 / 10_000.0).sqrt(), "{found}");
+        assert_eq!(p([0.0, 0.0, 1.0]), 1.0);
+        // 0.1 + 0.2 - 0.3 and its like: ties up to rounding are ties.
+        assert_eq!(p([0.1, 0.0, 0.0]), 1.0);
+        assert_eq!(approximate_randomisation(0, 10, 1, |_| 0.0), None);
+        assert_eq!(approximate_randomisation(1, 0, 1, |_| 1.0), Some(1.0));
     }
 
     #[test]

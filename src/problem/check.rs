@@ -6,6 +6,12 @@
 //! process reads the tests once per problem and says which of the two it is; it never sees an answer.
 
 mod calls;
+mod claim;
+pub(in crate::problem) mod command;
+mod defects4j;
+mod junit;
+mod program;
+mod source;
 mod unittest;
 pub(in crate::problem) mod value;
 
@@ -22,6 +28,8 @@ use crate::record::{Form, Outcome, Problem, Verdict};
 use crate::sandbox::{self, Ended, Heard, Limits, Mode, Program, Python, Running, Sandbox};
 
 use value::Value;
+
+use super::toolchain::{Language, Toolchains};
 
 const PLAN: &str = concat!(include_str!("check/codec.py"), include_str!("check/plan.py"));
 const SPLIT: &str = concat!(include_str!("check/codec.py"), include_str!("check/split.py"));
@@ -40,9 +48,12 @@ pub struct Checker {
     python: Python,
     jobs: usize,
     stop: Option<Arc<AtomicBool>>,
+    toolchains: Toolchains,
     plans: Mutex<HashMap<Key, Arc<Plan>>>,
+    commands: command::Known,
     units: unittest::Units,
     references: calls::References,
+    workspaces: defects4j::Workspaces,
 }
 
 /// What a plan depends on: prelude, setup, tests.
@@ -78,7 +89,7 @@ enum Op {
 }
 
 /// What a check came to, and why.
-type Judged = (Outcome, String);
+pub(in crate::problem) type Judged = (Outcome, String);
 
 impl Checker {
     /// A checker that runs at most `jobs` answers at once. An [`Error::Machine`] where the sandbox or `python3` lacks.
@@ -89,9 +100,12 @@ impl Checker {
             python,
             jobs: jobs.max(1),
             stop: None,
+            toolchains: Toolchains::default(),
             plans: Mutex::default(),
+            commands: command::Known::default(),
             units: Default::default(),
             references: Default::default(),
+            workspaces: Default::default(),
         })
     }
 
@@ -109,6 +123,15 @@ impl Checker {
     /// The interpreter that runs the answers.
     pub fn python(&self) -> &Python {
         &self.python
+    }
+
+    /// Why answers to this problem cannot be judged on this machine: a toolchain that lacks. None where they can.
+    pub fn lacks(&self, problem: &Problem) -> Option<String> {
+        if problem.check.form.is_statements() {
+            return None;
+        }
+        let language = Language::named(&problem.language)?;
+        self.toolchains.of(language).err()
     }
 
     /// Checks one answer.
@@ -243,10 +266,16 @@ impl Checker {
         let (verdict, reason) = match &problem.check.form {
             _ if answer.trim().is_empty() => (Outcome::Refused, "the answer holds no code".into()),
             Form::Statements => self.statements(problem, answer)?,
+            Form::Command(form) => self.command(problem, form, answer)?,
+            Form::Patch(form) => self.patch(problem, form, answer)?,
             Form::Calls { .. } => self.calls(problem, answer)?,
             Form::Unittest { .. } => self.unittest(problem, answer)?,
+            Form::Defects4j(bug) => self.defects4j(bug, answer)?,
+            Form::Program { entry, helpers } => self.program(problem, answer, entry, helpers)?,
+            Form::Junit { class, test_class, files } => self.junit(problem, answer, (class, test_class), files)?,
         };
-        Ok(Verdict { verdict, reason: cut(&reason, 300), seconds: start.elapsed().as_secs_f64() })
+        let compiled = compiled(&problem.check.form, verdict, &reason);
+        Ok(Verdict { verdict, reason: cut(&reason, 300), compiled, seconds: start.elapsed().as_secs_f64() })
     }
 
     /// Runs tests that are statements of Python.
@@ -377,11 +406,27 @@ fn raised(at: &str, blame: &[Value], outcome: Outcome) -> Judged {
     (outcome, format!("{at}: {}", words.join(": ")))
 }
 
+/// Whether an answer compiles, as far as a verdict on it tells. A reason that says that it does not is always ours: what an answer
+/// raises stands behind the test that was run.
+fn compiled(form: &Form, outcome: Outcome, reason: &str) -> Option<bool> {
+    if outcome == Outcome::Refused || reason.starts_with("does not compile") {
+        return Some(false);
+    }
+    match (outcome, form.is_statements()) {
+        // The answer was not reached.
+        (Outcome::Error, true) if ["the prelude", "the tests"].iter().any(|part| reason.starts_with(part)) => None,
+        // Whatever else goes wrong with a build or a repository may lie before the compiler.
+        (Outcome::Error, false) => None,
+        _ => Some(true),
+    }
+}
+
 /// The prelude, the answer or the setup raised an exception.
 fn part_failed(part: &[u8], blame: &[Value]) -> Judged {
     match part {
         b"setup" => raised("the tests' setup", blame, Outcome::Fail),
         b"prelude" => raised("the prelude", blame, Outcome::Error),
+        b"compile" => raised("does not compile", blame, Outcome::Error),
         _ => raised("the answer", blame, Outcome::Error),
     }
 }

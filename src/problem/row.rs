@@ -47,6 +47,11 @@ pub(super) fn rows(path: &Path) -> Result<Vec<Row<'_>>> {
     Ok(rows)
 }
 
+/// The objects of a file with their lines, from 1: JSONL, one JSON array, either compressed with gzip, or Parquet.
+pub fn objects(path: &Path) -> Result<Vec<(usize, Map<String, Value>)>> {
+    Ok(rows(path)?.into_iter().map(|row| (row.line, row.fields)).collect())
+}
+
 /// The text of a file, decompressed where it is compressed.
 pub(super) fn text(path: &Path) -> Result<String> {
     let bytes = fs::read(path).map_err(|e| Error::io(path, e))?;

@@ -94,10 +94,37 @@ fn check_data(recipe: &Recipe) -> Checked {
     not_negative("teacher.input_usd_per_mtok", t.input_usd_per_mtok)?;
     not_negative("teacher.output_usd_per_mtok", t.output_usd_per_mtok)?;
     share("teacher.error_rate", t.error_rate)?;
+    let anthropic = t.provider == Provider::Anthropic;
+    holds(!t.batch || anthropic, "teacher.batch", || "needs teacher.provider = \"anthropic\"".into())?;
+    if let Some(tokens) = t.thinking_tokens {
+        holds(anthropic, "teacher.thinking_tokens", || "needs teacher.provider = \"anthropic\"".into())?;
+        holds((1024..t.max_tokens).contains(&tokens), "teacher.thinking_tokens", || {
+            format!("expected at least 1024 and less than teacher.max_tokens, {}, found {tokens}", t.max_tokens)
+        })?;
+        holds(t.temperature == 1.0, "teacher.temperature", || {
+            format!("expected 1, because a model thinks at no other; found {}", t.temperature)
+        })?;
+    }
+    // TOML has no integers beyond i64.
+    holds(t.budget_tokens.is_none_or(|x| i64::try_from(x).is_ok()), "teacher.budget_tokens", || "expected less".into())?;
+    let j = &recipe.judge;
+    holds((2..=26).contains(&j.at_once), "judge.at_once", || format!("expected 2 to 26, found {}", j.at_once))?;
+    holds((1..=2 * j.at_once).contains(&j.orders), "judge.orders", || {
+        format!("expected 1 to {}, twice judge.at_once, found {}", 2 * j.at_once, j.orders)
+    })?;
     holds(t.provider != Provider::Recorded || t.path.is_some(), "teacher.path", || {
         "expected the file of stored answers, because teacher.provider is \"recorded\"; found nothing".into()
     })?;
-    above_zero_to_one("filter.cap", recipe.filter.cap)
+    above_zero_to_one("filter.cap", recipe.filter.cap)?;
+    check_hygiene(recipe)
+}
+
+fn check_hygiene(recipe: &Recipe) -> Checked {
+    let h = &recipe.hygiene;
+    share("hygiene.near", h.near)?;
+    at_least_one("hygiene.ngram", h.ngram)?;
+    at_least_one("hygiene.contamination_ngram", h.contamination_ngram)?;
+    above_zero_to_one("hygiene.overlap", h.overlap)
 }
 
 fn check_lora(recipe: &Recipe) -> Checked {
@@ -205,6 +232,7 @@ fn check_generation(recipe: &Recipe) -> Checked {
     at_least_one("evaluate.max_new_tokens", e.max_new_tokens)?;
     above_zero_to_one("evaluate.top_p", e.top_p)?;
     at_least_one("evaluate.batch", e.batch)?;
+    one_of("evaluate.bleu", &e.bleu, &["13a", "none", "char", "code"])?;
     holds(!e.models.is_empty(), "evaluate.models", || "expected at least one model, found none".into())?;
     e.models.iter().try_for_each(|name| one_of("evaluate.models", name, &["base", "sft", "ppo"]))
 }

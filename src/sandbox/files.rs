@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -18,6 +19,9 @@ const SYSTEM: [&str; 9] =
 
 /// What compilers and run times read besides: links to the chosen version, settings of libraries.
 const TOOLS: [&str; 2] = ["/etc/alternatives", "/etc/ssl/openssl.cnf"];
+
+/// The first Landlock version that guards truncation.
+pub(super) const GUARDS_TRUNCATION: i32 = 3;
 
 /// The first Landlock version that keeps signals inside a sandbox.
 pub(super) const SCOPES_SIGNALS: i32 = 6;
@@ -53,7 +57,7 @@ impl Rights {
         if self.landlock < 2 {
             rights &= !BitFlags::from(AccessFs::Refer);
         }
-        if self.landlock < 3 {
+        if self.landlock < GUARDS_TRUNCATION {
             rights &= !BitFlags::from(AccessFs::Truncate);
         }
         rights.bits()
@@ -105,7 +109,6 @@ fn tool_settings() -> Vec<PathBuf> {
 
 /// Gives a program below `kept` the executable bit that a linker could not give it where modes cannot be changed.
 pub(super) fn make_executable(program: &Path, kept: &Path) -> Result<()> {
-    use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
     let Ok(real) = program.canonicalize() else { return Ok(()) };
     if !real.starts_with(kept) {
         return Ok(());
@@ -136,7 +139,6 @@ impl Work {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let name = format!("repairity-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let folder = std::env::temp_dir().join(name);
-        use std::os::unix::fs::DirBuilderExt;
         fs::DirBuilder::new().mode(0o700).create(&folder).map_err(|e| Error::io(&folder, e))?;
         Ok(Work(folder))
     }
@@ -146,20 +148,78 @@ impl Work {
     }
 }
 
-/// Bytes that a folder takes; links are not followed.
-pub(super) fn bytes(folder: &Path) -> u64 {
-    let Ok(entries) = fs::read_dir(folder) else { return 0 };
-    let size = |entry: fs::DirEntry| match entry.metadata() {
-        Ok(meta) if meta.is_dir() => 4096 + bytes(&entry.path()),
-        Ok(meta) => meta.len(),
-        Err(_) => 0,
-    };
-    entries.flatten().map(size).sum()
+/// How deep folders may lie: deeper ones are an attack on whoever has to look into them.
+const DEEPEST: usize = 128;
+/// What the smallest file or folder costs: a block, or as good as one.
+const BLOCK: u64 = 4096;
+
+/// Bytes that a folder takes; links are not followed, and nobody looks on once there are more than `most`. What cannot be
+/// looked into, for its depth or its mode, counts as endless.
+pub(super) fn bytes(folder: &Path, most: u64) -> u64 {
+    let (mut sum, mut folders) = (0u64, vec![(folder.to_owned(), 0)]);
+    while let Some((folder, depth)) = folders.pop() {
+        let entries = match fs::read_dir(&folder) {
+            Ok(entries) if depth < DEEPEST => entries,
+            // It was removed since it was listed.
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
+            _ => return u64::MAX,
+        };
+        for entry in entries.flatten() {
+            let Ok(meta) = entry.metadata() else { continue };
+            sum = sum.saturating_add(meta.len().max(BLOCK));
+            if sum > most {
+                return sum;
+            }
+            if meta.is_dir() {
+                folders.push((entry.path(), depth + 1));
+            }
+        }
+    }
+    sum
+}
+
+/// Removes a folder that a program worked in, whatever depth and modes it gave to what is below. Links are not followed.
+/// The program has to be dead.
+pub fn remove(folder: &Path) -> Result<()> {
+    let wrong = |e| Error::io(folder, e);
+    let open = |path: &Path| fs::set_permissions(path, fs::Permissions::from_mode(0o700)).map_err(wrong);
+    let mut moved = 0u64;
+    open(folder)?;
+    loop {
+        let mut folders = false;
+        for entry in fs::read_dir(folder).map_err(wrong)? {
+            let path = entry.map_err(wrong)?.path();
+            if !path.symlink_metadata().map_err(wrong)?.is_dir() {
+                fs::remove_file(&path).map_err(wrong)?;
+                continue;
+            }
+            folders = true;
+            open(&path)?;
+            // What lies deeper comes up: no path grows, and no descriptor is held per level.
+            for inner in fs::read_dir(&path).map_err(wrong)? {
+                let inner = inner.map_err(wrong)?.path();
+                if inner.symlink_metadata().map_err(wrong)?.is_dir() {
+                    open(&inner)?;
+                    let mut fresh = folder.join(format!("removed-{moved}"));
+                    while fresh.symlink_metadata().is_ok() {
+                        moved += 1;
+                        fresh = folder.join(format!("removed-{moved}"));
+                    }
+                    fs::rename(&inner, fresh).map_err(wrong)?;
+                } else {
+                    fs::remove_file(&inner).map_err(wrong)?;
+                }
+            }
+            fs::remove_dir(&path).map_err(wrong)?;
+        }
+        if !folders {
+            return fs::remove_dir(folder).map_err(wrong);
+        }
+    }
 }
 
 impl Drop for Work {
     fn drop(&mut self) {
-        // remove_dir_all does not follow links.
-        let _ = fs::remove_dir_all(&self.0);
+        let _ = remove(&self.0);
     }
 }

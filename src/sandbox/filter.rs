@@ -96,6 +96,8 @@ const DENIED: &[libc::c_long] = &[
     libc::SYS_io_uring_register,
     libc::SYS_userfaultfd,
     libc::SYS_fanotify_init,
+    // Landlock does not guard who watches a file.
+    libc::SYS_inotify_init1,
     libc::SYS_reboot,
     libc::SYS_acct,
     libc::SYS_syslog,
@@ -123,6 +125,7 @@ const DENIED_HERE: &[libc::c_long] = &[
     libc::SYS_lchown,
     libc::SYS_mknod,
     libc::SYS_kexec_file_load,
+    libc::SYS_inotify_init,
     libc::SYS_iopl,
     libc::SYS_ioperm,
     libc::SYS_modify_ldt,
@@ -152,6 +155,13 @@ const MAKING: &[(libc::c_long, u8)] = &[(libc::SYS_openat, 3)];
 const MAKING_HERE: &[(libc::c_long, u8)] = &[(libc::SYS_open, 2), (libc::SYS_creat, 1)];
 #[cfg(not(target_arch = "x86_64"))]
 const MAKING_HERE: &[(libc::c_long, u8)] = &[];
+
+/// Calls that open a file, each with the argument that holds the flags.
+const OPENING: &[(libc::c_long, u8)] = &[(libc::SYS_openat, 2)];
+#[cfg(target_arch = "x86_64")]
+const OPENING_HERE: &[(libc::c_long, u8)] = &[(libc::SYS_open, 1)];
+#[cfg(not(target_arch = "x86_64"))]
+const OPENING_HERE: &[(libc::c_long, u8)] = &[];
 
 /// Calls that change times.
 const TIMES: &[libc::c_long] = &[libc::SYS_utimensat];
@@ -205,9 +215,36 @@ fn denied() -> Result<Rules> {
     Ok(rules)
 }
 
+/// What is safe to leave open on this machine, because something else guards it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Open {
+    /// Process groups and sessions: a pid namespace ends with its first process.
+    pub groups: bool,
+    /// Signals: they stay inside.
+    pub signals: bool,
+    /// Modes and times of files: only a program's own folder can be changed.
+    pub metadata: bool,
+    /// Truncation of files that may be read.
+    pub truncation: bool,
+}
+
+/// Truncation without a descriptor to write to.
+fn deny_truncation(rules: &mut Rules) -> Result<()> {
+    rules.insert(libc::SYS_truncate, Vec::new());
+    // Opened to read, or for neither, and truncated.
+    let truncate = libc::O_TRUNC as u64;
+    let mask = SeccompCmpOp::MaskedEq(truncate | 3);
+    for (call, argument) in OPENING.iter().chain(OPENING_HERE) {
+        for value in [truncate, truncate | 3] {
+            rules.entry(*call).or_default().push(rule(*argument, mask.clone(), value)?);
+        }
+    }
+    Ok(())
+}
+
 impl Filter {
     /// For a program that may start threads only.
-    pub(super) fn threads() -> Result<Filter> {
+    pub(super) fn threads(open: Open) -> Result<Filter> {
         let mut rules = denied()?;
         // A thread is welcome, a process is not.
         let thread = libc::CLONE_THREAD as u64;
@@ -215,20 +252,22 @@ impl Filter {
         let modes = MODES.iter().chain(MODES_HERE).map(|(call, _)| call);
         let calls = FORKS.iter().chain(SIGNALS).chain(modes).chain(TIMES).chain(TIMES_HERE).chain(&[libc::SYS_flock]);
         rules.extend(calls.map(|call| (*call, Vec::new())));
-        Filter::compile(&[(rules, libc::EPERM), (clone3(), libc::ENOSYS)])
+        if !open.truncation {
+            deny_truncation(&mut rules)?;
+        }
+        Filter::compile(&[(rules, libc::EPERM), (hidden(), libc::ENOSYS)])
     }
 
-    /// For a program that may start processes. `apart` says that it has a pid namespace, `signals` that signals stay
-    /// inside, `read_only` that it can change nothing on the host's disk but in its own folder.
-    pub(super) fn tree(apart: bool, signals: bool, read_only: bool) -> Result<Filter> {
+    /// For a program that may start processes.
+    pub(super) fn tree(open: Open) -> Result<Filter> {
         let mut rules = denied()?;
         let out = CLONE_OUT.iter().map(|flag| rule(0, SeccompCmpOp::MaskedEq(*flag as u64), *flag as u64));
         rules.insert(libc::SYS_clone, out.collect::<Result<_>>()?);
-        if !apart {
+        if !open.groups {
             // The group is what the host kills.
             rules.extend(GROUPS.iter().map(|call| (*call, Vec::new())));
         }
-        if !signals {
+        if !open.signals {
             rules.extend(SIGNALS.iter().map(|call| (*call, Vec::new())));
         }
         let set_id = |argument| {
@@ -239,7 +278,7 @@ impl Filter {
         }
         // Tools want to set modes and times, and some give up when they cannot.
         let mut quiet = Rules::new();
-        if read_only {
+        if open.metadata {
             for (call, argument) in MODES.iter().chain(MODES_HERE) {
                 rules.insert(*call, set_id(*argument)?);
             }
@@ -247,10 +286,10 @@ impl Filter {
             let calls = MODES.iter().chain(MODES_HERE).map(|(call, _)| call).chain(TIMES).chain(TIMES_HERE);
             quiet.extend(calls.map(|call| (*call, Vec::new())));
         }
-        let mut newer = clone3();
-        // It hides the mode of a new file in memory; without it openat is used.
-        newer.insert(libc::SYS_openat2, Vec::new());
-        Filter::compile(&[(rules, libc::EPERM), (newer, libc::ENOSYS), (quiet, 0)])
+        if !open.truncation {
+            deny_truncation(&mut rules)?;
+        }
+        Filter::compile(&[(rules, libc::EPERM), (hidden(), libc::ENOSYS), (quiet, 0)])
     }
 
     /// One program per errno.
@@ -277,9 +316,9 @@ impl Filter {
     }
 }
 
-/// clone3 hides its flags in memory; without it the C library falls back to clone.
-fn clone3() -> Rules {
-    Rules::from([(libc::SYS_clone3, Vec::new())])
+/// clone3 and openat2 hide their flags in memory; without them the C library falls back to clone and openat.
+fn hidden() -> Rules {
+    Rules::from([(libc::SYS_clone3, Vec::new()), (libc::SYS_openat2, Vec::new())])
 }
 
 /// The x32 calls have numbers of their own above bit 30, which a list of numbers would miss.

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
@@ -35,7 +36,7 @@ pub(super) struct Watch {
 
 impl Watch {
     pub(super) fn new<'a>(folders: impl Iterator<Item = &'a Path>, limits: &Limits, processes: Option<usize>) -> Watch {
-        let folders = folders.map(|folder| (folder.to_owned(), files::bytes(folder))).collect();
+        let folders = folders.map(|folder| (folder.to_owned(), files::bytes(folder, u64::MAX))).collect();
         let resident = match limits.memory {
             Memory::Address(_) => None,
             Memory::Resident(bytes) => Some(bytes),
@@ -73,8 +74,12 @@ impl Watch {
             }
         }
         if !self.folders.is_empty() && start >= self.next_disk {
-            let grown = |(folder, before): &(PathBuf, u64)| files::bytes(folder).saturating_sub(*before);
-            if self.folders.iter().map(grown).sum::<u64>() > self.disk {
+            let grown = |(folder, before): &(PathBuf, u64)| {
+                files::bytes(folder, before.saturating_add(self.disk)).saturating_sub(*before)
+            };
+            let bytes =
+                self.folders.iter().map(grown).fold(unlinked(&tree(pid, self.processes.unwrap_or(1))), u64::saturating_add);
+            if bytes > self.disk {
                 excess = Some(Excess::Disk);
             }
             self.next_disk = Instant::now() + (start.elapsed() * 20).max(PAUSE * 5);
@@ -126,6 +131,22 @@ fn resident(pid: libc::pid_t) -> u64 {
         value.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()
     };
     text.lines().filter_map(field).sum::<u64>() << 10
+}
+
+/// Bytes of files that have no name any more and are still open.
+fn unlinked(pids: &[libc::pid_t]) -> u64 {
+    let mut sizes = HashMap::new();
+    for pid in pids {
+        for entry in fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten() {
+            if let Ok(meta) = fs::metadata(entry.path())
+                && meta.is_file()
+                && meta.nlink() == 0
+            {
+                sizes.insert((meta.dev(), meta.ino()), meta.len());
+            }
+        }
+    }
+    sizes.values().sum()
 }
 
 /// The process and its descendants, `most` of them at most. Orphans count: they are children of the first process.

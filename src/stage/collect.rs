@@ -2,38 +2,37 @@
 //! stopping (the paper's Eq 4). Each fix is checked (Eq 5).
 //!
 //! `repairity collect RECIPE`. In: `problems.jsonl`. Out: `traces.jsonl`; every answer is stored in `teacher.jsonl` as it arrives,
-//! so nothing is asked twice.
+//! so nothing is asked twice. With `teacher.batch`, `teacher.batches.jsonl` remembers what was ordered.
+//!
+//! What is trained on is the visible text that the instruction asks for, and only where the teacher came to its end. What a model
+//! thought before it is kept beside it, as `thinking`.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::{Files, filter, instruction, teacher};
+use super::{Files, filter, instruction, provenance, teacher};
 use crate::error::{Error, Result};
 use crate::prompt;
 use crate::recipe::Recipe;
 use crate::record::{Extra, Problem, Split, Trace, read_jsonl, write_jsonl};
-use crate::teacher::{Query, Stop, Teacher};
+use crate::teacher::{Query, Reply, Stop, Teacher};
 use crate::telemetry::{Progress, interrupt, note};
 
-/// Asks for one trace. None where the answer was cut or refused.
-fn trace(teacher: &dyn Teacher, problem: &Problem, instruction: &str) -> Result<Trace> {
-    let prompt = prompt::user_text(problem, instruction);
-    let reply = teacher.ask(&Query::Trace { problem, prompt: &prompt })?;
+/// The trace in a reply.
+fn trace(model: &str, problem: &Problem, prompt: String, reply: Reply) -> Trace {
     let (reasoning, answer) = match reply.stop {
-        Stop::End => prompt::split_answer(&reply.text),
+        Stop::End => prompt::split_answer(&reply.text, &problem.language),
         // A text that was cut or refused holds no fix, whatever it looks like.
-        Stop::Length | Stop::Refusal => (reply.text.clone(), String::new()),
+        Stop::Length | Stop::Refusal | Stop::Other => (reply.text.clone(), String::new()),
     };
     let mut extra = Extra::new();
-    let stop = match reply.stop {
-        Stop::End => "end",
-        Stop::Length => "length",
-        Stop::Refusal => "refusal",
-    };
-    extra.insert("stop".into(), stop.into());
-    Ok(Trace {
+    extra.insert("stop".into(), reply.stop.name().into());
+    if !reply.reasoning.is_empty() {
+        extra.insert("thinking".into(), reply.reasoning.into());
+    }
+    Trace {
         id: problem.id.clone(),
-        model: teacher.model().to_string(),
+        model: model.to_string(),
         prompt,
         reasoning,
         answer,
@@ -41,7 +40,25 @@ fn trace(teacher: &dyn Teacher, problem: &Problem, instruction: &str) -> Result<
         verdict: None,
         usage: reply.usage,
         extra,
-    })
+    }
+}
+
+/// How many replies are no whole answers, and why: `; 2 cut by the token limit, 1 refused`, or nothing.
+pub(super) fn broken_off(replies: &[Reply]) -> String {
+    let mut counts = [0; 4];
+    for reply in replies {
+        match reply.stop {
+            // Such as a model that thinks and says nothing.
+            Stop::End => counts[3] += usize::from(reply.text.trim().is_empty()),
+            Stop::Length => counts[0] += 1,
+            Stop::Refusal => counts[1] += 1,
+            Stop::Other => counts[2] += 1,
+        }
+    }
+    let words = ["cut by the token limit", "refused", "ended for another reason", "empty"];
+    let said: Vec<String> =
+        counts.iter().zip(words).filter(|(count, _)| **count > 0).map(|(count, word)| format!("{count} {word}")).collect();
+    if said.is_empty() { String::new() } else { format!("; {}", said.join(", ")) }
 }
 
 /// Runs `work` for 0..count on `threads` threads and returns the results in order; the first error, or an interrupt, ends it.
@@ -90,17 +107,28 @@ pub fn run(recipe: &Recipe) -> Result<()> {
         return Err(Error::input(files.problems().display(), "no problem to train on is left after vetting and the split"));
     }
     let teacher = teacher(recipe, &files)?;
+    let prompts: Vec<String> = asked.iter().map(|problem| prompt::user_text(problem, instruction(recipe))).collect();
+    let query = |index: usize| Query::Trace { problem: asked[index], prompt: &prompts[index] };
+    let queries: Vec<Query<'_>> = (0..asked.len()).map(query).collect();
+    teacher.prepare(&queries, &|line| note(&format!("collect: {line}")))?;
     let progress = Progress::new("collect", asked.len() as u64);
     let done = AtomicUsize::new(0);
-    let mut traces = spread(asked.len(), recipe.teacher.concurrency, |index| {
-        let trace = trace(&teacher, asked[index], instruction(recipe))?;
+    let replies = spread(asked.len(), recipe.teacher.concurrency, |index| {
+        let reply = teacher.ask(&queries[index])?;
         progress.set(done.fetch_add(1, Ordering::Relaxed) as u64 + 1, "");
-        Ok(trace)
+        Ok(reply)
     })?;
-    let tokens: u64 = traces.iter().map(|trace| trace.usage.output_tokens).sum();
-    progress.finish(&format!("{} traces, {} tokens each", traces.len(), tokens / traces.len() as u64));
+    let broken = broken_off(&replies);
+    let tokens: u64 = replies.iter().map(|reply| reply.usage.output_tokens).sum();
+    progress.finish(&format!("{} traces, {} tokens each{broken}", replies.len(), tokens / replies.len() as u64));
+    drop(queries);
+    let parts = asked.iter().zip(prompts).zip(replies);
+    let mut traces: Vec<Trace> = parts.map(|((problem, prompt), reply)| trace(teacher.model(), problem, prompt, reply)).collect();
+    for (trace, problem) in traces.iter_mut().zip(&asked) {
+        trace.extra.extend(provenance(problem, recipe.teacher.temperature, recipe.teacher.max_tokens));
+    }
     filter::check(recipe, &problems, &mut traces)?;
     write_jsonl(&files.traces(), &traces)?;
-    note(&format!("collect: {} traces, wrote {}", traces.len(), files.traces().display()));
+    note(&format!("collect: {} traces{broken}, wrote {}", traces.len(), files.traces().display()));
     Ok(())
 }

@@ -14,14 +14,12 @@ use crate::comm::Shared;
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::metric::bleu;
-use crate::metric::pass_at_k::{bootstrap_mean, pass_at_k, wilson};
-use crate::metric::significance::{holm, mcnemar};
+use crate::metric::comparison::pairwise;
+use crate::metric::pass_at_k::rate_name;
+use crate::metric::scores::{Answer, Reference, Scores};
 use crate::recipe::Recipe;
 use crate::record::{Candidate, Outcome, Problem, Split, read_jsonl, write_jsonl};
 use crate::telemetry::note;
-
-/// Resamples of the bootstrap that gives a mean its interval.
-const RESAMPLES: usize = 10_000;
 
 fn split(recipe: &Recipe) -> Result<Split> {
     match recipe.evaluate.split.as_str() {
@@ -45,18 +43,33 @@ fn grouped<'a>(problems: &[&Problem], answers: &'a [Candidate]) -> Vec<Vec<&'a C
     problems.iter().map(|problem| groups.remove(problem.id.as_str()).unwrap_or_default()).collect()
 }
 
+/// The variant of BLEU that the recipe asks for: a corpus', smoothed as sacrebleu does by default.
+fn variant(recipe: &Recipe) -> Result<bleu::Config> {
+    let name = &recipe.evaluate.bleu;
+    bleu::Config::named(name)
+        .ok_or_else(|| Error::input("evaluate.bleu", format!("13a, none, char or code expected, {name} found")))
+}
+
+/// Counts one model's answers.
+pub fn scores(problems: &[&Problem], answers: &[Candidate], config: bleu::Config) -> Scores {
+    let mut groups = Vec::with_capacity(problems.len());
+    for group in grouped(problems, answers) {
+        let compiled = |answer: &Candidate| answer.verdict.as_ref().and_then(|verdict| verdict.compiled);
+        let seen = group.into_iter().map(|a| Answer { passed: passed(a), compiled: compiled(a), code: Some(&a.answer) });
+        groups.push(seen.collect());
+    }
+    let mut references = Vec::with_capacity(problems.len());
+    for problem in problems {
+        references.push(problem.reference.as_deref().map(|code| Reference { code, language: &problem.language }));
+    }
+    Scores::new(&groups, &references, config)
+}
+
 /// The metrics of one model's answers.
-pub fn measure(problems: &[&Problem], answers: &[Candidate], seed: u64) -> Value {
+pub fn measure(problems: &[&Problem], answers: &[Candidate], scores: &Scores, seed: u64) -> Value {
     let groups = grouped(problems, answers);
-    let rates: Vec<f64> = groups
-        .iter()
-        .map(|group| group.iter().filter(|answer| passed(answer)).count() as f64 / group.len().max(1) as f64)
-        .collect();
-    let single = groups.iter().all(|group| group.len() == 1);
-    let interval = match single {
-        true => wilson(rates.iter().filter(|rate| **rate == 1.0).count(), rates.len()),
-        false => bootstrap_mean(&rates, RESAMPLES, seed),
-    };
+    let rates = scores.rates();
+    let interval = scores.interval(seed);
     let mean = rates.iter().sum::<f64>() / rates.len().max(1) as f64;
     let count = |wanted: &dyn Fn(&Candidate) -> bool| answers.iter().filter(|answer| wanted(answer)).count();
     let share = |wanted: &dyn Fn(&Candidate) -> bool| count(wanted) as f64 / answers.len().max(1) as f64;
@@ -68,30 +81,23 @@ pub fn measure(problems: &[&Problem], answers: &[Candidate], seed: u64) -> Value
             entry.1 += 1;
         }
     }
-    let samples = groups.iter().map(Vec::len).min().unwrap_or(0);
-    let pass_at = |k: usize| -> Option<f64> {
-        let each = groups.iter().map(|group| pass_at_k(group.len(), group.iter().filter(|a| passed(a)).count(), k));
-        let values: Option<Vec<f64>> = each.collect();
-        values.filter(|values| !values.is_empty()).map(|values| values.iter().sum::<f64>() / values.len() as f64)
-    };
     let ks: BTreeMap<String, f64> =
-        [1, 2, 4, 5, 8, 10].iter().filter(|k| **k <= samples).filter_map(|k| Some((k.to_string(), pass_at(*k)?))).collect();
-    let config = bleu::Config { tokens: bleu::Tokens::Mteval13a, smoothing: bleu::Smoothing::Exp, effective_order: false };
-    let pairs = problems.iter().zip(&groups).flat_map(|(problem, group)| {
-        group.iter().filter_map(|answer| Some((answer.answer.as_str(), problem.reference.as_deref()?)))
-    });
-    let bleu = config.corpus(pairs);
+        [1, 2, 4, 5, 8, 10].into_iter().filter_map(|k| Some((k.to_string(), scores.pass_at(k)?))).collect();
+    let texts = scores.texts.as_ref();
     json!({
         "problems": problems.len(),
-        "samples": samples,
+        "samples": scores.samples(),
         "pass_at_1": mean,
         "interval": interval.map(|interval| [interval.low, interval.high]),
         "pass_at_k": ks,
+        "compile_rate": scores.compile_rate(),
         "no_code": share(&|answer| answer.answer.is_empty()),
         "unchanged": unchanged(problems, &groups),
         "outcomes": outcomes(answers),
-        "bleu": bleu.score,
-        "bleu_signature": config.signature(),
+        "bleu": texts.map(|texts| texts.bleu().score),
+        "bleu_signature": texts.map(|texts| texts.config.signature()),
+        "exact_match": texts.map(|texts| texts.exact_match()),
+        "edit_similarity": texts.map(|texts| texts.similarity),
         "mean_tokens": answers.iter().filter_map(|a| a.extra.get("tokens")?.as_f64()).sum::<f64>() / answers.len().max(1) as f64,
         "by": by.into_iter().map(|(key, (sum, n))| (key, json!({"pass_at_1": sum / n as f64, "problems": n}))).collect::<BTreeMap<_, _>>(),
     })
@@ -117,27 +123,11 @@ fn outcomes(answers: &[Candidate]) -> BTreeMap<String, usize> {
     counts
 }
 
-/// Every later model against every earlier one, on each problem's first answer: exact McNemar, with Holm's correction.
-fn compare(problems: &[&Problem], models: &[(String, Vec<Candidate>)]) -> Result<Vec<Value>> {
-    let firsts = |answers: &[Candidate]| -> Vec<bool> {
-        grouped(problems, answers).iter().map(|group| group.first().is_some_and(|answer| passed(answer))).collect()
-    };
-    let mut rows = Vec::new();
-    for (j, (after, b)) in models.iter().enumerate() {
-        for (before, a) in &models[..j] {
-            rows.push((before.clone(), after.clone(), mcnemar(&firsts(a), &firsts(b))?));
-        }
-    }
-    let adjusted = holm(&rows.iter().map(|(_, _, test)| test.p).collect::<Vec<_>>());
-    let row = |((before, after, test), p): ((String, String, crate::metric::significance::McNemar), f64)| json!({"from": before, "to": after, "lost": test.b, "won": test.c, "p": test.p, "p_holm": p});
-    Ok(rows.into_iter().zip(adjusted).map(row).collect())
-}
-
 /// Runs the stage.
 pub fn run<D: Device>(device: &D, comm: &Shared<D>, recipe: &Recipe) -> Result<()> {
     let group = comm.group();
     let (files, settings) = (Files::of(recipe), &recipe.evaluate);
-    let split = split(recipe)?;
+    let (split, config) = (split(recipe)?, variant(recipe)?);
     let all: Vec<Problem> = read_jsonl(&files.problems())?;
     let problems: Vec<&Problem> = all.iter().filter(|problem| problem.split == Some(split)).collect();
     if problems.is_empty() {
@@ -167,10 +157,16 @@ pub fn run<D: Device>(device: &D, comm: &Shared<D>, recipe: &Recipe) -> Result<(
         }
         sample::check(recipe, &problems, &mut answers)?;
         write_jsonl(&files.evaluation(name), &answers)?;
-        let measured = measure(&problems, &answers, recipe.seed);
-        note(&format!("evaluate: {name}: pass@1 {:.3}", measured["pass_at_1"].as_f64().unwrap_or(0.0)));
+        let scores = scores(&problems, &answers, config);
+        let measured = measure(&problems, &answers, &scores, recipe.seed);
+        let compiles = scores.compile_rate().map_or(String::new(), |rate| format!(", {:.1} % compile", 100.0 * rate));
+        note(&format!(
+            "evaluate: {name}: {} {:.3}{compiles}",
+            rate_name(&recipe.problems.suite),
+            measured["pass_at_1"].as_f64().unwrap_or(0.0)
+        ));
         metrics.insert(name.clone(), measured);
-        models.push((name.clone(), answers));
+        models.push((name.clone(), scores));
     }
     if !group.is_first() {
         return Ok(());
@@ -180,7 +176,7 @@ pub fn run<D: Device>(device: &D, comm: &Shared<D>, recipe: &Recipe) -> Result<(
         "split": settings.split,
         "temperature": settings.temperature,
         "models": metrics,
-        "comparisons": compare(&problems, &models)?,
+        "comparisons": pairwise(&models, recipe.seed)?,
     });
     write_json(&files.summary(), &summary)
 }

@@ -1,7 +1,9 @@
 //! Keeps the traces whose fix passes every test (the paper's Eq 5 and 6), at most a share of the benchmark, balanced over kinds
 //! and difficulties, and writes them as conversations.
 //!
-//! `repairity filter RECIPE`. In: `problems.jsonl`, `traces.jsonl`. Out: `sft.jsonl`, `sft.validation.jsonl`.
+//! Traces that overlap a test problem, or duplicate another, are dropped before.
+//!
+//! `repairity filter RECIPE`. In: `problems.jsonl`, `traces.jsonl`. Out: `sft.jsonl`, `sft.validation.jsonl`, `sft.dropped.jsonl`.
 
 use std::collections::HashMap;
 
@@ -9,15 +11,16 @@ use serde_json::json;
 
 use super::{Files, checker};
 use crate::error::{Error, Result};
+use crate::hygiene::{self, Evaluation};
 use crate::problem;
 use crate::prompt;
 use crate::recipe::{Objective, Recipe};
-use crate::record::{Conversation, Extra, Message, Outcome, Problem, Split, Trace, read_jsonl, write_jsonl};
+use crate::record::{Conversation, Extra, Message, Outcome, Problem, Split, Trace, program, read_jsonl, write_jsonl};
 use crate::telemetry::{Progress, note};
 
 /// The conversation that a trace teaches. Only the teacher's own text is trained on, never the reference.
-fn conversation(trace: &Trace, problem: &Problem, objective: Objective) -> Conversation {
-    let reasoning = match objective {
+fn conversation(trace: &Trace, problem: &Problem, recipe: &Recipe) -> Conversation {
+    let reasoning = match recipe.sft.objective {
         Objective::Reasoning => trace.reasoning.as_str(),
         Objective::Direct => "",
     };
@@ -25,7 +28,16 @@ fn conversation(trace: &Trace, problem: &Problem, objective: Objective) -> Conve
     let mut extra = Extra::new();
     extra.insert("teacher".into(), json!(trace.model));
     extra.insert("suite".into(), json!(problem.suite));
+    extra.insert("split".into(), json!(problem.split));
     extra.insert("verified".into(), json!(trace.verdict.as_ref().is_some_and(|v| v.verdict == Outcome::Pass)));
+    // What a trace from elsewhere does not tell is not made up.
+    for name in ["temperature", "max_tokens", "stop"] {
+        if let Some(value) = trace.extra.get(name) {
+            extra.insert(name.into(), value.clone());
+        }
+    }
+    extra.insert("tokens".into(), json!(trace.usage.output_tokens));
+    extra.insert("program".into(), program());
     Conversation { id: trace.id.clone(), messages: vec![Message::user(trace.prompt.as_str()), Message::assistant(answer)], extra }
 }
 
@@ -67,19 +79,32 @@ pub fn run(recipe: &Recipe) -> Result<()> {
         let pairs = traces.iter().filter(usable).map(|trace| (trace, find(trace)));
         pairs.filter(|(_, problem)| problem.split == Some(split)).collect()
     };
-    let training = part(Split::Train);
+    let write = |(trace, problem): &(&Trace, &Problem)| conversation(trace, problem, recipe);
+    let (held_out, training) = (part(Split::Validation), part(Split::Train));
+    // What is held out stays where the two are alike.
+    let both: Vec<Conversation> = held_out.iter().chain(&training).map(write).collect();
+    let evaluation = Evaluation::new(&problems, &recipe.hygiene);
+    let compared: Vec<hygiene::Record> = both.iter().map(|record| hygiene::Record::conversation(record, "")).collect();
+    let dropped = hygiene::records(&compared, &evaluation, &recipe.hygiene);
+    let mut stays = dropped.iter().map(Option::is_none);
+    let held_out: Vec<_> = held_out.into_iter().filter(|_| stays.next() == Some(true)).collect();
+    let training: Vec<_> = training.into_iter().filter(|_| stays.next() == Some(true)).collect();
     let limit = (recipe.filter.cap * problems.len() as f64).floor() as usize;
     let candidates: Vec<&Problem> = training.iter().map(|(_, problem)| *problem).collect();
     let chosen = problem::cap(&candidates, limit, recipe.seed);
-    let write = |(trace, problem): &(&Trace, &Problem)| conversation(trace, problem, recipe.sft.objective);
     let records: Vec<Conversation> = chosen.iter().map(|index| write(&training[*index])).collect();
     if records.is_empty() {
         let what = format!("no trace is left to train on: {count} of {} fixes pass, the cap is {limit}", traces.len());
         return Err(Error::input(files.traces().display(), what));
     }
-    let held_out: Vec<Conversation> = part(Split::Validation).iter().map(write).collect();
+    let held_out: Vec<Conversation> = held_out.iter().map(write).collect();
+    let dropped: Vec<hygiene::Dropped> = dropped.into_iter().flatten().collect();
     write_jsonl(&files.sft(), &records)?;
     write_jsonl(&files.sft_validation(), &held_out)?;
+    write_jsonl(&files.sft_dropped(), &dropped)?;
+    if !dropped.is_empty() {
+        note(&format!("filter: {} traces dropped, see {}", dropped.len(), files.sft_dropped().display()));
+    }
     note(&format!("filter: {} traces to train on (cap {limit}), wrote {}", records.len(), files.sft().display()));
     Ok(())
 }

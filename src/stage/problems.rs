@@ -1,5 +1,5 @@
 //! The benchmark as the run uses it: loaded, given bugs where it has none, vetted (each reference passes, each bug fails), and split
-//! into training, validation and test.
+//! into training, validation and test. Duplicates are dropped, a test problem never.
 //!
 //! `repairity problems RECIPE`. Out: `problems.jsonl`, and `dropped.jsonl` with the reason for each problem left out.
 
@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::{Files, checker};
 use crate::error::Result;
+use crate::hygiene;
 use crate::problem::{self, Options};
 use crate::recipe::Recipe;
 use crate::record::write_jsonl;
@@ -22,6 +23,9 @@ pub fn run(recipe: &Recipe) -> Result<()> {
         version: settings.version.clone(),
         ids: settings.ids.clone(),
         extra_inputs: settings.extra_inputs.clone(),
+        repos: settings.repos.clone(),
+        test_command: settings.test_command.clone(),
+        reads: settings.reads.clone(),
     };
     let mut problems = problem::load(&settings.suite, settings.path.as_deref(), seed, settings.count, &options)?;
     let checker = checker(recipe)?;
@@ -42,7 +46,13 @@ pub fn run(recipe: &Recipe) -> Result<()> {
         dropped.extend(refused);
     }
     problem::split(&mut problems, settings.split, seed)?;
-    let dropped: Vec<_> = dropped.iter().map(|one| json!({"id": one.id, "reason": one.reason})).collect();
+    // After the split, which is the benchmark's: a test problem stays where it is, and what resembles it goes.
+    let (problems, duplicates) = hygiene::problems(problems, &recipe.hygiene);
+    if !duplicates.is_empty() {
+        note(&format!("problems: {} duplicates dropped, see {}", duplicates.len(), files.dropped().display()));
+    }
+    let mut dropped: Vec<_> = dropped.iter().map(|one| json!({"id": one.id, "reason": one.reason})).collect();
+    dropped.extend(duplicates.iter().map(|one| json!(one)));
     write_jsonl(&files.dropped(), &dropped)?;
     write_jsonl(&files.problems(), &problems)?;
     note(&format!("problems: {} of {}, wrote {}", problems.len(), settings.suite, files.problems().display()));

@@ -1,6 +1,7 @@
 //! What was measured, as a person reads it: the paper's ablation table with intervals and significance, and what each stage did.
 //!
-//! `repairity report RECIPE`. In: `evaluation/summary.json`. Out: `report.md`, which is also returned for standard output.
+//! `repairity report RECIPE`. In: `evaluation/summary.json`. Out: `report.md`, `results.csv` and `comparisons.csv` with every digit,
+//! `results.tex` for a paper.
 
 use std::fmt::Write;
 use std::path::PathBuf;
@@ -9,7 +10,10 @@ use serde_json::Value;
 
 use super::Files;
 use crate::checkpoint::read_json;
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::metric::comparison::{self, Comparison};
+use crate::metric::pass_at_k::rate_name;
+use crate::metric::table::{Cell, Format, Table, render};
 use crate::recipe::{Objective, Recipe};
 use crate::record::{read_jsonl, write_atomic};
 
@@ -32,49 +36,50 @@ fn number(value: &Value) -> f64 {
     value.as_f64().unwrap_or(f64::NAN)
 }
 
-fn percent(value: &Value) -> String {
-    format!("{:.1}", 100.0 * number(value))
+/// What was measured on what, in one line.
+fn caption(recipe: &Recipe, summary: &Value) -> String {
+    let first = &summary["models"][&recipe.evaluate.models[0]];
+    format!(
+        "{} problems of {} ({} split), {} answer(s) each at temperature {}",
+        first["problems"], recipe.problems.suite, recipe.evaluate.split, first["samples"], recipe.evaluate.temperature
+    )
 }
 
-/// The ablation table.
-fn table(recipe: &Recipe, summary: &Value) -> String {
-    let mut text = String::new();
-    let first = &summary["models"][&recipe.evaluate.models[0]];
-    let _ = writeln!(
-        text,
-        "{} problems of {} ({} split), {} answer(s) each at temperature {}\n",
-        first["problems"], recipe.problems.suite, recipe.evaluate.split, first["samples"], recipe.evaluate.temperature
+/// The ablation table, and the tests between its rows.
+pub fn tables(recipe: &Recipe) -> Result<Vec<Table>> {
+    let path = Files::of(recipe).summary();
+    let summary = read_json(&path)?;
+    let rate = rate_name(&recipe.problems.suite);
+    let rows: Vec<(&String, &Value)> = recipe.evaluate.models.iter().map(|name| (name, &summary["models"][name])).collect();
+    // pass@1 has its own column, with an interval.
+    let mut ks: Vec<&str> =
+        rows.iter().filter_map(|(_, row)| row["pass_at_k"].as_object()).flat_map(|ks| ks.keys()).map(|k| &k[..]).collect();
+    ks.sort_by_key(|k| k.parse::<usize>().unwrap_or(usize::MAX));
+    ks.dedup();
+    ks.retain(|k| *k != "1");
+    let mut columns = vec!["model".to_string(), format!("{rate} %"), "95 % low".into(), "95 % high".into()];
+    columns.extend(ks.iter().map(|k| format!("pass@{k} %")));
+    columns.extend(
+        ["compiles %", "no code %", "unchanged %", "BLEU", "exact match %", "edit similarity %", "tokens"].map(String::from),
     );
-    let _ = writeln!(text, "| model | pass@1 % | 95 % interval | no code % | unchanged % | BLEU | tokens |");
-    let _ = writeln!(text, "|---|---|---|---|---|---|---|");
-    for name in &recipe.evaluate.models {
-        let row = &summary["models"][name];
-        let interval = format!("{} – {}", percent(&row["interval"][0]), percent(&row["interval"][1]));
-        let _ = writeln!(
-            text,
-            "| {} | {} | {interval} | {} | {} | {:.1} | {:.0} |",
-            title(name, recipe),
-            percent(&row["pass_at_1"]),
-            percent(&row["no_code"]),
-            percent(&row["unchanged"]),
-            number(&row["bleu"]),
-            number(&row["mean_tokens"])
-        );
+    let mut models = Table { name: "models", columns, rows: Vec::new(), notes: vec![caption(recipe, &summary) + "."] };
+    for (name, row) in &rows {
+        let percent = |value: &Value| Cell::percent(value.as_f64());
+        let mut cells = vec![Cell::text(title(name, recipe)), percent(&row["pass_at_1"])];
+        cells.extend([percent(&row["interval"][0]), percent(&row["interval"][1])]);
+        cells.extend(ks.iter().map(|k| percent(&row["pass_at_k"][k])));
+        cells.extend(["compile_rate", "no_code", "unchanged"].map(|key| percent(&row[key])));
+        cells.push(Cell::number(row["bleu"].as_f64(), 1));
+        cells.extend(["exact_match", "edit_similarity"].map(|key| percent(&row[key])));
+        cells.push(Cell::number(row["mean_tokens"].as_f64(), 0));
+        models.rows.push(cells);
     }
-    for row in summary["comparisons"].as_array().into_iter().flatten() {
-        let _ = write!(
-            text,
-            "\n{} → {}: {} problems won, {} lost; exact McNemar p = {:.2e} (Holm {:.2e})",
-            title(row["from"].as_str().unwrap_or("?"), recipe),
-            title(row["to"].as_str().unwrap_or("?"), recipe),
-            row["won"],
-            row["lost"],
-            number(&row["p"]),
-            number(&row["p_holm"])
-        );
+    if let Some(signature) = rows.iter().find_map(|(_, row)| row["bleu_signature"].as_str()) {
+        models.notes.push(format!("BLEU: {signature}."));
     }
-    text.push('\n');
-    text
+    let comparisons: Vec<Comparison> = serde_json::from_value(summary["comparisons"].clone())
+        .map_err(|e| Error::input(path.display(), format!("comparisons: {e}")))?;
+    Ok(vec![models, comparison::table(&comparisons, |name| title(name, recipe))])
 }
 
 /// The last line that a stage wrote into `metrics.jsonl`.
@@ -130,14 +135,25 @@ fn training(metrics: &[Value], judging: Option<&Value>) -> String {
     text
 }
 
-/// Runs the stage; returns the report.
-pub fn run(recipe: &Recipe) -> Result<String> {
+/// Runs the stage.
+pub fn run(recipe: &Recipe) -> Result<()> {
     let files = Files::of(recipe);
-    let summary = read_json(&files.summary())?;
+    let mut tables = tables(recipe)?;
     let optional = |path: PathBuf| if path.exists() { Some(path) } else { None };
     let metrics: Vec<Value> = optional(files.metrics()).map_or(Ok(Vec::new()), |path| read_jsonl(&path))?;
     let judging = optional(files.judging()).map(|path| read_json(&path)).transpose()?;
-    let text = format!("{}{}", table(recipe, &summary), training(&metrics, judging.as_ref()));
-    write_atomic(&files.report(), text.as_bytes())?;
-    Ok(text)
+    for table in &tables {
+        let name = if table.name == "models" { "results.csv" } else { "comparisons.csv" };
+        write_atomic(&files.results(name), table.csv().as_bytes())?;
+    }
+    write_atomic(&files.results("results.tex"), render(&tables, Format::Latex).as_bytes())?;
+    // In the text the caption stands above.
+    let caption = tables[0].notes.remove(0);
+    let text = format!(
+        "{}\n\n{}{}",
+        caption.trim_end_matches('.'),
+        render(&tables, Format::Markdown),
+        training(&metrics, judging.as_ref())
+    );
+    write_atomic(&files.report(), text.as_bytes())
 }

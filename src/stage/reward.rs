@@ -12,13 +12,14 @@ use serde_json::json;
 
 use super::checkpoints::Piece;
 use super::train::{self, Fitted, Plan, Task};
-use super::{Files, copy_tokenizer, fingerprint, sft, spread};
+use super::{Files, copy_tokenizer, fingerprint, imported, sft, spread};
 use crate::batch::Order;
 use crate::checkpoint::{self, Storage, Tensors};
 use crate::comm::{Group, Shared};
 use crate::device::record::{Kind, span};
 use crate::device::{Device, Dropout};
 use crate::error::{Error, Result};
+use crate::hygiene::Dropped;
 use crate::loss::Pending;
 use crate::loss::ppo::ScoreScale;
 use crate::loss::reward::{Stats, pairs};
@@ -26,7 +27,7 @@ use crate::model::{Adapter, Config, Decoder, OnLayer, Packed, Pass, ScalarHead};
 use crate::optim::Hyper;
 use crate::prompt;
 use crate::recipe::{Recipe, Recompute, Train};
-use crate::record::{Candidate, Preference, Problem, read_jsonl};
+use crate::record::{Candidate, Preference, Problem, read_jsonl, write_jsonl};
 use crate::rng::Rng;
 use crate::score::{PASS, RewardModel, last_tokens};
 use crate::telemetry::note;
@@ -169,13 +170,30 @@ pub fn data_file(recipe: &Recipe) -> PathBuf {
     recipe.reward.data.clone().unwrap_or_else(|| Files::of(recipe).preferences())
 }
 
-/// Reads the pairs of a recipe: those to train on, and those held out.
-pub fn read(recipe: &Recipe, tokenizer: &Tokenizer) -> Result<(Vec<Pair>, Vec<Pair>)> {
+/// What the stage trains and validates on.
+pub struct Data {
+    /// To train on.
+    pub training: Vec<Pair>,
+    /// Held out.
+    pub held_out: Vec<Pair>,
+    /// Records of `reward.data` that duplicate another or overlap a test problem.
+    pub dropped: Vec<Dropped>,
+}
+
+/// Reads the pairs of a recipe.
+pub fn read(recipe: &Recipe, tokenizer: &Tokenizer) -> Result<Data> {
     let (reward, data) = (&recipe.reward, data_file(recipe));
     let (mut all, mut left_out) = (Vec::new(), 0);
-    for (line, preference) in read_jsonl::<Preference>(&data)?.into_iter().enumerate() {
+    let (preferences, dropped) = match reward.data {
+        Some(_) => imported::preferences(recipe, &data)?,
+        None => {
+            let own = read_jsonl::<Preference>(&data)?.into_iter().enumerate();
+            (own.map(|(index, preference)| (index + 1, preference)).collect(), Vec::new())
+        }
+    };
+    for (line, preference) in preferences {
         if !(0.0..=1.0).contains(&preference.label) {
-            return Err(Error::line(&data, line + 1, format!("label: 0 to 1 expected, {} found", preference.label)));
+            return Err(Error::line(&data, line, format!("label: 0 to 1 expected, {} found", preference.label)));
         }
         let read = |answer: &str| prompt::reward_tokens(tokenizer, &preference.prompt, answer, usize::MAX);
         let (first, second) = (read(&preference.chosen)?, read(&preference.rejected)?);
@@ -184,7 +202,7 @@ pub fn read(recipe: &Recipe, tokenizer: &Tokenizer) -> Result<(Vec<Pair>, Vec<Pa
             continue;
         }
         // Records from elsewhere may have no id; each is then a problem of its own.
-        let id = if preference.id.is_empty() { format!("line {}", line + 1) } else { preference.id };
+        let id = if preference.id.is_empty() { format!("line {line}") } else { preference.id };
         all.push(Pair { id, first, second, label: preference.label });
     }
     if left_out > 0 {
@@ -194,7 +212,7 @@ pub fn read(recipe: &Recipe, tokenizer: &Tokenizer) -> Result<(Vec<Pair>, Vec<Pa
     if training.is_empty() {
         return Err(Error::input(data.display(), "no pair to train on"));
     }
-    Ok((training, held_out))
+    Ok(Data { training, held_out, dropped })
 }
 
 /// The recipe's reward model on the device with the pairs that it is trained on, and how.
@@ -203,9 +221,10 @@ pub fn prepare<'a, D: Device>(
     comm: &Shared<D>,
     recipe: &'a Recipe,
     tokenizer: Option<Tokenizer>,
-    (training, held_out): (Vec<Pair>, Vec<Pair>),
+    data: Data,
 ) -> Result<(Preferences<'a, D>, Plan)> {
     let (files, reward, group) = (Files::of(recipe), &recipe.reward, comm.group());
+    let Data { training, held_out, .. } = data;
     let decoder = match reward.train {
         Train::Lora if recipe.shard_frozen => Decoder::load_shared(device, comm, &reward.model, false)?,
         _ => Decoder::load_body(device, &reward.model)?,
@@ -270,9 +289,12 @@ pub fn prepare<'a, D: Device>(
 pub fn run<D: Device>(device: &D, comm: &Shared<D>, recipe: &Recipe) -> Result<Fitted> {
     let (files, reward, group) = (Files::of(recipe), &recipe.reward, comm.group());
     let tokenizer = Tokenizer::load(&reward.model)?;
-    let pairs = read(recipe, &tokenizer)?;
+    let data = read(recipe, &tokenizer)?;
+    if reward.data.is_some() && group.is_first() {
+        write_jsonl(&files.reward_data_dropped(), &data.dropped)?;
+    }
     sft::check_vocabulary(&tokenizer, Config::load(&reward.model)?.vocab, &reward.model)?;
-    let (mut task, plan) = prepare(device, comm, recipe, Some(tokenizer), pairs)?;
+    let (mut task, plan) = prepare(device, comm, recipe, Some(tokenizer), data)?;
     let result = plan.result.clone();
     let fitted = train::fit(device, comm, &mut task, &plan)?;
     drop(task);

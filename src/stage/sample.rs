@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::{Files, checker, instruction};
+use super::{Files, checker, instruction, provenance};
 use crate::comm::{Group, Shared};
 use crate::device::{Device, Sampling};
 use crate::error::{Error, Result};
@@ -145,10 +145,14 @@ impl<D: Device> Student<D> {
             let samples = group.together(samples)?;
             for (place, sample) in places.into_iter().zip(samples) {
                 let text = self.tokenizer.decode(&sample.tokens, true)?;
-                let (_, answer) = prompt::split_answer(&text);
+                let (_, answer) = prompt::split_answer(&text, &problems[place / ask.per_problem].language);
                 let mut extra = Extra::new();
                 extra.insert("tokens".into(), sample.tokens.len().into());
                 extra.insert("ended".into(), sample.ended.into());
+                // Its temperature has a field of its own.
+                let mut told = provenance(problems[place / ask.per_problem], degree, ask.max_new_tokens);
+                told.shift_remove("temperature");
+                extra.extend(told);
                 let answer = Candidate {
                     id: problems[place / ask.per_problem].id.clone(),
                     index: place % ask.per_problem,

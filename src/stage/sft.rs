@@ -8,20 +8,21 @@ use serde_json::json;
 
 use super::checkpoints::Piece;
 use super::train::{self, Fitted, Plan, Task};
-use super::{Files, copy_tokenizer, fingerprint, spread};
+use super::{Files, copy_tokenizer, fingerprint, imported, spread};
 use crate::batch::{NextTokens, Order};
 use crate::checkpoint::Storage;
 use crate::comm::{Group, Shared};
 use crate::device::record::{Kind, span};
 use crate::device::{Device, Dropout};
 use crate::error::{Error, Result};
+use crate::hygiene::Dropped;
 use crate::loss::{self, Pending};
 use crate::model::lora::LoraConfig;
 use crate::model::{Adapter, Decoder, OnLayer, Packed, Pass};
 use crate::optim::Hyper;
 use crate::prompt::{self, Example};
 use crate::recipe::{Recipe, Recompute, Train};
-use crate::record::{Conversation, read_jsonl};
+use crate::record::{Conversation, read_jsonl, write_jsonl};
 use crate::telemetry::note;
 use crate::tokenizer::Tokenizer;
 use crate::weights::{Grads, Param, Trained};
@@ -152,14 +153,17 @@ pub fn lora_config(recipe: &Recipe) -> LoraConfig {
 
 /// Conversations as examples with their ids; those longer than `max_tokens` or without anything to train on are counted and
 /// left out.
-fn examples(tokenizer: &Tokenizer, path: &Path, max_tokens: usize) -> Result<(Vec<Example>, Vec<String>)> {
-    let conversations: Vec<Conversation> = read_jsonl(path)?;
+fn examples(
+    tokenizer: &Tokenizer,
+    conversations: Vec<(usize, Conversation)>,
+    max_tokens: usize,
+) -> Result<(Vec<Example>, Vec<String>)> {
     let (mut examples, mut ids, mut left_out) = (Vec::new(), Vec::new(), 0);
-    for (line, conversation) in conversations.into_iter().enumerate() {
+    for (line, conversation) in conversations {
         match prompt::conversation(tokenizer, &conversation.messages, usize::MAX)? {
             Some(example) if example.tokens.len() <= max_tokens => {
                 examples.push(example);
-                ids.push(if conversation.id.is_empty() { format!("line {}", line + 1) } else { conversation.id });
+                ids.push(if conversation.id.is_empty() { format!("line {line}") } else { conversation.id });
             }
             _ => left_out += 1,
         }
@@ -178,6 +182,13 @@ pub struct Data {
     pub ids: Vec<String>,
     /// Held out.
     pub validation: Vec<Example>,
+    /// Records of `sft.data` that duplicate another or overlap a test problem.
+    pub dropped: Vec<Dropped>,
+}
+
+/// The conversations of a file of the run, with their lines.
+fn own(path: &Path) -> Result<Vec<(usize, Conversation)>> {
+    Ok(read_jsonl(path)?.into_iter().enumerate().map(|(index, conversation)| (index + 1, conversation)).collect())
 }
 
 /// Where the training data is.
@@ -188,22 +199,26 @@ pub fn data_file(recipe: &Recipe) -> PathBuf {
 /// Reads the data of a recipe.
 pub fn read(recipe: &Recipe, tokenizer: &Tokenizer) -> Result<Data> {
     let (sft, data) = (&recipe.sft, data_file(recipe));
-    let (examples, ids) = examples(tokenizer, &data, sft.max_tokens)?;
+    let (conversations, dropped) = match sft.data {
+        Some(_) => imported::conversations(recipe, &data)?,
+        None => (own(&data)?, Vec::new()),
+    };
+    let (examples, ids) = examples(tokenizer, conversations, sft.max_tokens)?;
     if examples.is_empty() {
         return Err(Error::input(data.display(), "no record to train on"));
     }
     let held_out = Files::of(recipe).sft_validation();
     let validation = match sft.validate && sft.data.is_none() && held_out.exists() {
-        true => self::examples(tokenizer, &held_out, sft.max_tokens)?.0,
+        true => self::examples(tokenizer, own(&held_out)?, sft.max_tokens)?.0,
         false => Vec::new(),
     };
-    Ok(Data { examples, ids, validation })
+    Ok(Data { examples, ids, validation, dropped })
 }
 
 /// The recipe's model on the device with what it is trained on, and how.
 pub fn prepare<D: Device>(device: &D, comm: &Shared<D>, recipe: &Recipe, data: Data) -> Result<(Supervised<D>, Plan)> {
     let (files, sft) = (Files::of(recipe), &recipe.sft);
-    let Data { examples, ids, validation } = data;
+    let Data { examples, ids, validation, .. } = data;
     let decoder = match sft.train {
         Train::Lora if recipe.shard_frozen => Decoder::load_shared(device, comm, &recipe.policy.model, true)?,
         _ => Decoder::load(device, &recipe.policy.model)?,
@@ -257,6 +272,9 @@ pub fn prepare<D: Device>(device: &D, comm: &Shared<D>, recipe: &Recipe, data: D
 pub fn run<D: Device>(device: &D, comm: &Shared<D>, recipe: &Recipe) -> Result<Fitted> {
     let tokenizer = Tokenizer::load(&recipe.policy.model)?;
     let data = read(recipe, &tokenizer)?;
+    if recipe.sft.data.is_some() && comm.group().is_first() {
+        write_jsonl(&Files::of(recipe).sft_data_dropped(), &data.dropped)?;
+    }
     let (mut task, plan) = prepare(device, comm, recipe, data)?;
     check_vocabulary(&tokenizer, task.decoder.config.vocab, &recipe.policy.model)?;
     let fitted = train::fit(device, comm, &mut task, &plan)?;

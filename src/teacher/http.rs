@@ -1,12 +1,15 @@
-//! One JSON request over HTTPS: the key, attempts and the waits between them, the budget. What is said is the providers'.
+//! JSON over HTTPS: attempts and the waits between them, in step with other threads. What is said is the providers'.
 
-use std::fmt;
+use std::io::{BufRead, BufReader};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde_json::Value;
+use ureq::http::{HeaderMap, Response};
 
+use super::budget::{Budget, Estimate, Rate, Spent, most};
+use super::key::{self, Key};
+use super::pace::Pace;
 use super::{Reply, Settings, Sleep};
 use crate::error::{Error, Result};
 use crate::record::Usage;
@@ -18,19 +21,11 @@ const ATTEMPTS: u32 = 8;
 const WAIT_FIRST: f64 = 0.5;
 const WAIT_LONGEST: f64 = 30.0;
 const WAIT_SERVER: f64 = 600.0;
-/// The largest answer that is read.
+/// The largest answer that is read, and the largest file of a batch's results.
 const BODY_LIMIT: u64 = 32 << 20;
-/// Tokens that a provider puts around a prompt, at most.
-const ENVELOPE_TOKENS: u64 = 256;
-
-/// A secret. It can be sent, and nothing else.
-struct Key(String);
-
-impl fmt::Debug for Key {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("[key]")
-    }
-}
+const FILE_LIMIT: u64 = 16 << 30;
+/// How much longer than an answer a file may take.
+const FILE_PATIENCE: u32 = 30;
 
 /// What a provider's API needs besides the settings.
 pub(super) struct Endpoint {
@@ -49,35 +44,53 @@ pub(super) struct Endpoint {
 /// A connection to one endpoint. Calls may come from several threads.
 pub(super) struct Client {
     agent: ureq::Agent,
-    url: String,
+    /// Scheme and authority, and the path under which the API begins.
+    base: String,
+    path: &'static str,
     key: Option<Key>,
     key_header: (&'static str, &'static str),
     headers: &'static [(&'static str, &'static str)],
-    budget: Budget,
-    max_tokens: u64,
+    /// What asking costs.
+    pub budget: Budget,
+    /// Tokens that an answer may have.
+    pub max_tokens: u64,
+    timeout: Duration,
+    pace: Pace,
     seed: u64,
     calls: AtomicU64,
     sleep: Sleep,
 }
 
 /// How one attempt ended, when not with an answer.
-enum Failure {
-    /// Asking again may help. `billed` where the provider may have done the work; `after` if it said when to come back.
-    Again { why: String, after: Option<f64>, billed: bool },
+pub(super) enum Failure {
+    /// Asking again may help. `billed` where the provider may have done the work; `after` if it said when to come back; `busy` where
+    /// it has too much to do.
+    Again { why: String, after: Option<f64>, billed: bool, busy: bool },
     /// Asking again would not help.
     Never(String),
 }
 
+/// What one attempt came to.
+pub(super) type Attempt<T> = std::result::Result<T, Failure>;
+
+/// Something sent or fetched.
+#[derive(Clone, Copy)]
+enum Sent<'a> {
+    Get,
+    Post(&'a str),
+}
+
 impl Client {
-    /// Checks the settings and reads the key.
-    pub(super) fn new(endpoint: &Endpoint, settings: &Settings, spent: Usage, sleep: Sleep) -> Result<Client> {
+    /// Checks the settings and reads the key. `spent` counts against the budget.
+    pub(super) fn new(endpoint: &Endpoint, settings: &Settings, spent: Spent, sleep: Sleep) -> Result<Client> {
         let base = settings.base_url.as_deref().unwrap_or(endpoint.base_url).trim_end_matches('/');
         let authority = base.strip_prefix("https://").or(base.strip_prefix("http://"));
+        let authority = authority.filter(|rest| !rest.contains(['?', '#', '\\']));
         let authority = authority.map(|rest| rest.split('/').next().unwrap_or_default());
         let Some(authority) = authority.filter(|authority| !authority.is_empty() && !authority.contains('@')) else {
             return Err(Error::input("teacher.base_url", "https://HOST or http://HOST expected, without a user or a password"));
         };
-        let key = read_key(endpoint, settings)?;
+        let key = key::read(endpoint.key_env, settings.key_env.as_deref(), settings.base_url.is_some())?;
         if key.is_some() && base.starts_with("http://") && !loopback(authority) {
             let what = "https expected, since a key is sent; set teacher.key_env = \"\" to send none";
             return Err(Error::input("teacher.base_url", what));
@@ -88,96 +101,211 @@ impl Client {
         let timeout = Duration::from_secs_f64(settings.timeout_s);
         let agent = ureq::Agent::config_builder()
             .http_status_as_error(false)
+            // A redirect would carry the key to wherever it points.
             .max_redirects(0)
             .max_redirects_will_error(false)
-            .timeout_global(Some(timeout))
             .timeout_connect(Some(timeout.min(Duration::from_secs(10))))
             .user_agent(concat!("repairity/", env!("CARGO_PKG_VERSION")))
             .build()
             .new_agent();
         Ok(Client {
             agent,
-            url: format!("{}{}", base.strip_suffix("/v1").unwrap_or(base), endpoint.path),
+            base: base.strip_suffix("/v1").unwrap_or(base).to_string(),
+            path: endpoint.path,
             key,
             key_header: endpoint.key_header,
             headers: endpoint.headers,
             budget: Budget::new(settings, spent)?,
             max_tokens: settings.max_tokens as u64,
+            timeout,
+            pace: Pace::new(settings.concurrency),
             seed: settings.seed,
             calls: AtomicU64::new(0),
             sleep,
         })
     }
 
+    /// The address of a path of the API.
+    pub(super) fn url(&self, path: &str) -> String {
+        format!("{}{path}", self.base)
+    }
+
+    /// Where the server is: the part of the address that the key may be sent to.
+    pub(super) fn origin(&self) -> &str {
+        origin(&self.base)
+    }
+
+    /// What requests of these bytes, with these tokens expected in their answers, would cost.
+    pub(super) fn estimate(&self, requests: &[(usize, u64)], rate: Rate) -> Estimate {
+        self.budget.estimate(requests, self.max_tokens, rate)
+    }
+
     /// Sends `body` until `read` finds a reply in an answer. `read` says what is wrong with an answer that is whole but holds no
     /// reply.
     pub(super) fn ask(&self, body: &Value, read: impl Fn(&Value) -> std::result::Result<Reply, String>) -> Result<Reply> {
-        let body = body.to_string();
-        // A token is at least a byte, so this bounds what the provider can charge.
-        let most = Usage { input_tokens: body.len() as u64 + ENVELOPE_TOKENS, output_tokens: self.max_tokens };
+        let (body, url) = (body.to_string(), self.url(self.path));
+        let most = most(body.len(), self.max_tokens);
+        self.persist(&url, |_| {
+            let reservation = self.budget.reserve(most, Rate::Live)?;
+            let attempt = self.exchange(&url, Sent::Post(&body), self.timeout);
+            // An answer without a reply in it was paid for all the same.
+            let value = attempt.inspect_err(|failure| {
+                if let Failure::Again { billed: true, .. } = failure {
+                    self.budget.spend(most, Rate::Live);
+                }
+            });
+            Ok(value.and_then(|value| match read(&value) {
+                Ok(reply) => {
+                    // A server that counts nothing is taken at its dearest.
+                    reservation.settle(if reply.usage == Usage::default() { most } else { reply.usage }, Rate::Live);
+                    Ok(reply)
+                }
+                Err(why) => {
+                    reservation.settle(most, Rate::Live);
+                    Err(Failure::Never(why))
+                }
+            }))
+        })
+    }
+
+    /// Fetches a document that costs nothing.
+    pub(super) fn get(&self, url: &str) -> Result<Value> {
+        self.persist(url, |_| Ok(self.exchange(url, Sent::Get, self.timeout)))
+    }
+
+    /// One attempt to send `body`, however large.
+    pub(super) fn post(&self, url: &str, body: &str) -> Attempt<Value> {
+        self.exchange(url, Sent::Post(body), self.timeout * FILE_PATIENCE)
+    }
+
+    /// Fetches a file of JSON, one document a line, and hands over each. After a broken transfer it begins again, so lines may come
+    /// twice.
+    pub(super) fn lines(&self, url: &str, each: &mut dyn FnMut(Value) -> Result<()>) -> Result<()> {
+        self.persist(url, |_| {
+            let mut response = match self.send(url, Sent::Get, self.timeout * FILE_PATIENCE) {
+                Ok(response) => response,
+                Err(failure) => return Ok(Err(failure)),
+            };
+            if response.status().as_u16() != 200 {
+                return Ok(self.read(response).map(drop));
+            }
+            let mut reader = BufReader::new(response.body_mut().with_config().limit(FILE_LIMIT).reader());
+            let mut line = Vec::new();
+            loop {
+                line.clear();
+                let read = reader.read_until(b'\n', &mut line);
+                let again = |why: String| Ok(Err(Failure::Again { why, after: None, billed: false, busy: false }));
+                match read {
+                    Ok(0) => return Ok(Ok(())),
+                    Ok(_) if line.trim_ascii().is_empty() => {}
+                    Ok(_) => match self.parse(&String::from_utf8_lossy(&line)) {
+                        Ok(value) => each(value)?,
+                        Err(e) => return again(format!("a line with broken JSON: {e}")),
+                    },
+                    Err(e) => return again(e.to_string()),
+                }
+            }
+        })
+    }
+
+    /// Repeats `once`, which is told the number of attempts before, until it succeeds or there is no use. An error of `once` itself
+    /// ends it at once.
+    pub(super) fn persist<T>(&self, url: &str, mut once: impl FnMut(u32) -> Result<Attempt<T>>) -> Result<T> {
         let mut jitter = Rng::new(self.seed, "teacher backoff", self.calls.fetch_add(1, Ordering::Relaxed));
         let mut last = String::new();
         for attempt in 0..ATTEMPTS {
-            let reservation = self.budget.reserve(most)?;
-            let after = match self.attempt(&body, &read) {
-                Ok(reply) => {
-                    // A server that counts nothing is taken at its dearest.
-                    reservation.settle(if reply.usage == Usage::default() { most } else { reply.usage });
-                    return Ok(reply);
+            let permit = self.pace.enter(&self.sleep)?;
+            let (why, after, busy) = match once(attempt)? {
+                Ok(answer) => {
+                    permit.answered();
+                    return Ok(answer);
                 }
-                Err(Failure::Never(why)) => {
-                    reservation.settle(Usage::default());
-                    return Err(self.error(&why));
-                }
-                Err(Failure::Again { why, after, billed }) => {
-                    reservation.settle(if billed { most } else { Usage::default() });
-                    last = why;
-                    after
-                }
+                Err(Failure::Never(why)) => return Err(self.error(url, &why)),
+                Err(Failure::Again { why, after, busy, .. }) => (why, after, busy),
             };
-            if attempt + 1 < ATTEMPTS {
-                let own = (WAIT_FIRST * f64::from(1 << attempt)).min(WAIT_LONGEST) * (1.0 - 0.25 * f64::from(jitter.unit()));
-                (self.sleep)(Duration::from_secs_f64(after.unwrap_or(own)));
+            last = why;
+            let own = (WAIT_FIRST * f64::from(1 << attempt)).min(WAIT_LONGEST) * (1.0 - 0.25 * f64::from(jitter.unit()));
+            let wait = after.unwrap_or(own);
+            if busy {
+                permit.throttled(wait);
+            } else {
+                drop(permit);
+                if attempt + 1 < ATTEMPTS {
+                    self.wait(wait)?;
+                }
             }
         }
-        Err(self.error(&format!("no answer in {ATTEMPTS} attempts; the last: {last}")))
+        Err(self.error(url, &format!("no answer in {ATTEMPTS} attempts; the last: {last}")))
     }
 
-    /// An error that names the endpoint and never the key, even where the provider's message repeats it.
-    fn error(&self, what: &str) -> Error {
-        let what = self.key.as_ref().map_or(what.to_string(), |Key(key)| what.replace(key, "[key]"));
-        Error::Teacher(format!("{}: {what}", self.url))
+    /// Waits; an interrupt where the user asked to stop.
+    pub(super) fn wait(&self, seconds: f64) -> Result<()> {
+        if (self.sleep)(Duration::from_secs_f64(seconds)) { Ok(()) } else { Err(Error::Interrupted) }
     }
 
-    fn attempt(
-        &self,
-        body: &str,
-        read: impl Fn(&Value) -> std::result::Result<Reply, String>,
-    ) -> std::result::Result<Reply, Failure> {
-        let mut request = self.agent.post(&self.url).content_type("application/json");
-        for (name, value) in self.headers {
-            request = request.header(*name, *value);
+    /// An error that names the address and never the key, even where the provider's message repeats it.
+    pub(super) fn error(&self, url: &str, what: &str) -> Error {
+        let what = format!("{url}: {what}");
+        Error::Teacher(self.key.as_ref().map_or(what.clone(), |key| key.hide(&what).replace(key.secret(), "[key]")))
+    }
+
+    fn parse(&self, text: &str) -> serde_json::Result<Value> {
+        let mut value = serde_json::from_str(text)?;
+        if let Some(key) = &self.key {
+            key.hide_in(&mut value);
         }
-        if let Some(Key(key)) = &self.key {
-            request = request.header(self.key_header.0, format!("{}{key}", self.key_header.1));
+        Ok(value)
+    }
+
+    fn send(&self, url: &str, sent: Sent<'_>, timeout: Duration) -> Attempt<Response<ureq::Body>> {
+        // Whoever calls has checked the address; this is what keeps the key even so.
+        if origin(url) != self.origin() {
+            return Err(Failure::Never(format!("{} expected, since the key goes nowhere else", self.origin())));
         }
-        let mut response = request.send(body).map_err(transport)?;
+        let mut headers: Vec<(&str, String)> = self.headers.iter().map(|(name, value)| (*name, value.to_string())).collect();
+        if let Some(key) = &self.key {
+            headers.push((self.key_header.0, format!("{}{}", self.key_header.1, key.secret())));
+        }
+        let timeout = Some(timeout);
+        match sent {
+            Sent::Get => {
+                let request = self.agent.get(url).config().timeout_global(timeout).build();
+                headers.into_iter().fold(request, |request, (name, value)| request.header(name, value)).call()
+            }
+            Sent::Post(body) => {
+                let request = self.agent.post(url).config().timeout_global(timeout).build().content_type("application/json");
+                headers.into_iter().fold(request, |request, (name, value)| request.header(name, value)).send(body)
+            }
+        }
+        .map_err(transport)
+    }
+
+    fn exchange(&self, url: &str, sent: Sent<'_>, timeout: Duration) -> Attempt<Value> {
+        self.read(self.send(url, sent, timeout)?)
+    }
+
+    fn read(&self, mut response: Response<ureq::Body>) -> Attempt<Value> {
         let status = response.status().as_u16();
-        let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok()).map(String::from);
+        let header = |name: &str| text_of(response.headers(), name);
         let should_retry = header("x-should-retry");
+        let reset = until_reset(response.headers());
         let after = retry_after(header("retry-after-ms"), header("retry-after"), header("date"));
         let request_id = header("request-id").or(header("x-request-id"));
         let text = response.body_mut().with_config().limit(BODY_LIMIT).lossy_utf8(true).read_to_string();
         if status == 200 {
-            let text = text.map_err(transport)?;
-            let value = serde_json::from_str(&text).map_err(|e| {
-                let billed = true;
-                Failure::Again { why: format!("status 200 with broken JSON: {e}"), after: None, billed }
-            })?;
-            return read(&value).map_err(Failure::Never);
+            if let Some(seconds) = reset {
+                self.pace.pause(seconds.min(WAIT_SERVER));
+            }
+            return self.parse(&text.map_err(transport)?).map_err(|e| {
+                let why = format!("status 200 with broken JSON: {e}");
+                Failure::Again { why, after: None, billed: true, busy: false }
+            });
         }
         let text = text.unwrap_or_default();
-        let mut why = format!("status {status}: {}", message(&text));
+        let value = self.parse(&text).unwrap_or_default();
+        // What is cut below must not be cut within a key.
+        let text = self.key.as_ref().map_or(text.clone(), |key| key.hide(&text));
+        let mut why = format!("status {status}: {}", message(&value, &text));
         if let Some(id) = request_id {
             why += &format!(" (request {id})");
         }
@@ -191,30 +319,37 @@ impl Client {
         if !again || quota {
             return Err(Failure::Never(why));
         }
-        match after {
+        match after.or(reset) {
             Some(seconds) if seconds > WAIT_SERVER => {
                 Err(Failure::Never(format!("{why}; it asks to wait {seconds} s, more than {WAIT_SERVER} s")))
             }
-            after => Err(Failure::Again { why, after, billed: false }),
+            after => Err(Failure::Again { why, after, billed: false, busy: matches!(status, 429 | 503 | 529) }),
         }
     }
 }
 
-fn read_key(endpoint: &Endpoint, settings: &Settings) -> Result<Option<Key>> {
-    let name = settings.key_env.as_deref().unwrap_or(endpoint.key_env);
-    if name.is_empty() {
-        return Ok(None);
-    }
-    let key = std::env::var(name).unwrap_or_default().trim().to_string();
-    if !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Ok(Some(Key(key)));
-    }
-    // A server of one's own rarely wants a key; who names a variable means it.
-    if key.is_empty() && settings.base_url.is_some() && settings.key_env.is_none() {
-        return Ok(None);
-    }
-    let found = if key.is_empty() { "it is not set" } else { "it holds characters that no key has" };
-    Err(Error::input("teacher.key_env", format!("the environment variable {name} with the key expected; {found}")))
+/// Scheme and authority of an address.
+fn origin(url: &str) -> &str {
+    let start = url.find("://").map_or(0, |at| at + 3);
+    let end = url[start..].find(['/', '?', '#', '\\']).map_or(url.len(), |at| start + at);
+    &url[..end]
+}
+
+fn text_of(headers: &HeaderMap, name: &str) -> Option<String> {
+    headers.get(name).and_then(|value| value.to_str().ok()).map(String::from)
+}
+
+/// Seconds until a used-up allowance is refilled, measured against the server's own `date`; none while every allowance has
+/// something left.
+fn until_reset(headers: &HeaderMap) -> Option<f64> {
+    let resets = ["requests", "tokens", "input-tokens", "output-tokens"].into_iter().filter_map(|kind| {
+        let field = |field: &str| text_of(headers, &format!("anthropic-ratelimit-{kind}-{field}"));
+        if field("remaining")?.trim() != "0" {
+            return None;
+        }
+        Some((rfc_3339(&field("reset")?)? - http_date(&text_of(headers, "date")?)?).max(0) as f64)
+    });
+    resets.reduce(f64::max)
 }
 
 fn loopback(authority: &str) -> bool {
@@ -229,7 +364,7 @@ fn loopback(authority: &str) -> bool {
 /// What a failed transfer means.
 fn transport(error: ureq::Error) -> Failure {
     let why = error.to_string();
-    let again = |billed| Failure::Again { why: why.clone(), after: None, billed };
+    let again = |billed| Failure::Again { why: why.clone(), after: None, billed, busy: false };
     match &error {
         // Nothing was sent.
         ureq::Error::HostNotFound | ureq::Error::ConnectionFailed | ureq::Error::Timeout(ureq::Timeout::Connect) => again(false),
@@ -240,8 +375,7 @@ fn transport(error: ureq::Error) -> Failure {
 }
 
 /// The provider's own words in an error body, on one line and cut to a readable length.
-fn message(text: &str) -> String {
-    let value: Value = serde_json::from_str(text).unwrap_or_default();
+fn message(value: &Value, text: &str) -> String {
     let error = &value["error"];
     let words = error["message"].as_str().or(error.as_str()).or(value["message"].as_str()).unwrap_or(text);
     let words = words.split_whitespace().collect::<Vec<_>>().join(" ");
@@ -270,94 +404,23 @@ fn http_date(text: &str) -> Option<i64> {
     let [_, day, month, year, hour, minute, second, "GMT"] = fields[..] else { return None };
     let number = |text: &str| text.parse::<i64>().ok();
     let month = MONTHS.iter().position(|name| *name == month)? as i64 + 1;
-    // Days from the civil calendar, with years that begin in March.
-    let (year, month) = if month > 2 { (number(year)?, month - 3) } else { (number(year)? - 1, month + 9) };
-    let days = 365 * year + year / 4 - year / 100 + year / 400 + (153 * month + 2) / 5 + number(day)? - 1 - 719_468;
-    Some(((days * 24 + number(hour)?) * 60 + number(minute)?) * 60 + number(second)?)
+    Some(seconds(number(year)?, month, number(day)?) + (number(hour)? * 60 + number(minute)?) * 60 + number(second)?)
 }
 
-/// A hard limit on spending. Each attempt reserves the most it can cost, and settles for what it did.
-struct Budget {
-    limit: f64,
-    input: f64,
-    output: f64,
-    purse: Mutex<Purse>,
-    settled: Condvar,
+/// Seconds since 1970 of a date and time of RFC 3339 in UTC: `1994-11-06T08:49:37Z`, fractions left out.
+fn rfc_3339(text: &str) -> Option<i64> {
+    let text = text.trim().strip_suffix('Z').or(text.trim().strip_suffix("+00:00"))?;
+    let fields: Vec<&str> = text.split(['-', 'T', ':']).collect();
+    let [year, month, day, hour, minute, second] = fields[..] else { return None };
+    let number = |text: &str| text.parse::<i64>().ok();
+    let second = second.split('.').next()?;
+    Some(seconds(number(year)?, number(month)?, number(day)?) + (number(hour)? * 60 + number(minute)?) * 60 + number(second)?)
 }
 
-#[derive(Default)]
-struct Purse {
-    spent: f64,
-    reserved: f64,
-}
-
-struct Reservation<'a> {
-    budget: &'a Budget,
-    amount: f64,
-}
-
-impl Budget {
-    fn new(settings: &Settings, spent: Usage) -> Result<Budget> {
-        let (limit, input, output) = (settings.budget_usd, settings.input_usd_per_mtok, settings.output_usd_per_mtok);
-        for (key, value) in [("budget_usd", limit), ("input_usd_per_mtok", input), ("output_usd_per_mtok", output)] {
-            if value.is_nan() || value < 0.0 {
-                return Err(Error::input(format!("teacher.{key}"), format!("a number of 0 or more expected, {value} found")));
-            }
-        }
-        if limit.is_finite() && input == 0.0 && output == 0.0 && settings.base_url.is_none() {
-            let what = "input_usd_per_mtok and output_usd_per_mtok expected with it: without prices it limits nothing";
-            return Err(Error::input("teacher.budget_usd", what));
-        }
-        let budget = Budget { limit, input, output, purse: Mutex::default(), settled: Condvar::new() };
-        budget.purse().spent = budget.cost(spent);
-        Ok(budget)
-    }
-
-    fn cost(&self, usage: Usage) -> f64 {
-        (usage.input_tokens as f64 * self.input + usage.output_tokens as f64 * self.output) / 1e6
-    }
-
-    fn purse(&self) -> MutexGuard<'_, Purse> {
-        self.purse.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Sets the cost of `most` aside. While calls under way could still turn out cheap enough, it waits for them.
-    fn reserve(&self, most: Usage) -> Result<Reservation<'_>> {
-        let amount = self.cost(most);
-        let mut purse = self.purse();
-        loop {
-            if purse.spent + purse.reserved + amount <= self.limit {
-                purse.reserved += amount;
-                return Ok(Reservation { budget: self, amount });
-            }
-            if purse.spent + amount > self.limit {
-                return Err(Error::Teacher(format!(
-                    "teacher.budget_usd: {:.4} of {:.4} USD are spent, and the next call could cost {amount:.4}",
-                    purse.spent, self.limit
-                )));
-            }
-            purse = self.settled.wait(purse).unwrap_or_else(PoisonError::into_inner);
-        }
-    }
-}
-
-impl Reservation<'_> {
-    fn settle(self, usage: Usage) {
-        self.budget.purse().spent += self.budget.cost(usage);
-    }
-}
-
-impl Drop for Reservation<'_> {
-    fn drop(&mut self) {
-        let mut purse = self.budget.purse();
-        purse.reserved -= self.amount;
-        // What is left after the last call is rounding, not money.
-        if purse.reserved < self.amount * 1e-9 {
-            purse.reserved = 0.0;
-        }
-        drop(purse);
-        self.budget.settled.notify_all();
-    }
+/// Seconds from 1970 to the start of a day: days from the civil calendar, with years that begin in March.
+fn seconds(year: i64, month: i64, day: i64) -> i64 {
+    let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+    (365 * year + year / 4 - year / 100 + year / 400 + (153 * month + 2) / 5 + day - 1 - 719_468) * 86_400
 }
 
 #[cfg(test)]
@@ -370,6 +433,10 @@ mod tests {
         assert_eq!(http_date("Thu, 01 Jan 1970 00:00:00 GMT"), Some(0));
         assert_eq!(http_date("Thu, 29 Feb 2024 12:00:00 GMT"), Some(1_709_208_000));
         assert_eq!(http_date("soon"), None);
+        for text in ["1994-11-06T08:49:37Z", "1994-11-06T08:49:37.5Z", "1994-11-06T08:49:37+00:00"] {
+            assert_eq!(rfc_3339(text), Some(784_111_777));
+        }
+        assert_eq!(rfc_3339("1994-11-06T08:49:37+01:00"), None);
     }
 
     #[test]
@@ -391,17 +458,37 @@ mod tests {
     }
 
     #[test]
-    fn a_reservation_waits_for_calls_under_way() {
-        let settings = Settings { budget_usd: 1.0, output_usd_per_mtok: 1e6, ..Settings::default() };
-        let budget = Budget::new(&settings, Usage::default()).unwrap();
-        let one = Usage { input_tokens: 0, output_tokens: 1 };
-        let first = budget.reserve(one).unwrap();
-        std::thread::scope(|scope| {
-            let second = scope.spawn(|| budget.reserve(one).map(|reservation| reservation.settle(one)));
-            first.settle(Usage::default());
-            second.join().unwrap().unwrap();
-        });
-        let error = budget.reserve(one).err().unwrap().to_string();
-        assert_eq!(error, "teacher.budget_usd: 1.0000 of 1.0000 USD are spent, and the next call could cost 1.0000");
+    fn a_used_up_allowance_is_waited_for() {
+        let headers = |fields: &[(&'static str, &'static str)]| {
+            let mut headers = HeaderMap::new();
+            for (name, value) in fields {
+                headers.insert(*name, ureq::http::HeaderValue::from_static(value));
+            }
+            until_reset(&headers)
+        };
+        let date = ("date", "Sun, 06 Nov 1994 08:49:37 GMT");
+        let none = ("anthropic-ratelimit-requests-remaining", "0");
+        let reset = ("anthropic-ratelimit-requests-reset", "1994-11-06T08:49:49Z");
+        let tokens = ("anthropic-ratelimit-output-tokens-remaining", "0");
+        let later = ("anthropic-ratelimit-output-tokens-reset", "1994-11-06T08:50:37Z");
+        assert_eq!(headers(&[date, none, reset]), Some(12.0));
+        assert_eq!(headers(&[date, none, reset, tokens, later]), Some(60.0));
+        assert_eq!(headers(&[date, ("anthropic-ratelimit-requests-remaining", "1"), reset]), None);
+        assert_eq!(headers(&[none, reset]), None);
+    }
+
+    #[test]
+    fn an_origin_ends_where_the_path_begins() {
+        let cases = [
+            ("https://api.example.com/v1/x", "https://api.example.com"),
+            ("https://api.example.com", "https://api.example.com"),
+            ("https://api.example.com?x", "https://api.example.com"),
+            ("https://api.example.com.evil.org/", "https://api.example.com.evil.org"),
+            ("https://api.example.com@evil.org/", "https://api.example.com@evil.org"),
+            ("http://api.example.com:81/", "http://api.example.com:81"),
+        ];
+        for (url, expected) in cases {
+            assert_eq!(origin(url), expected);
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! What a judgment says, and when two judgments of one pair make a label.
+//! What a judgment says, when several judgments of one pair make a label, and whether places win by chance.
 
 use super::{Reply, Stop};
 
@@ -110,14 +110,45 @@ impl Tally {
     }
 }
 
+/// The label of a pair that was judged several times, each seen with y_a first: [`combine`] for any number of judgments.
+pub fn unanimous(votes: &[Preferred], keep_ties: bool) -> Option<f64> {
+    let first = *votes.first()?;
+    if votes.contains(&Preferred::Unreadable) {
+        None
+    } else if votes.iter().all(|vote| *vote == first) {
+        first.label(keep_ties)
+    } else {
+        keep_ties.then_some(0.5)
+    }
+}
+
+/// How likely a number of first-place wins at least as unlikely as `first` is, if the place did not matter: the exact two-sided
+/// binomial test, where judgment i, of `chances.len()`, is won by the first place with probability `chances[i]`: a half for a pair,
+/// 1/k for k solutions. None without judgments.
+pub fn place_p(first: usize, chances: &[f64]) -> Option<f64> {
+    if chances.is_empty() {
+        return None;
+    }
+    // wins[n]: the probability of n wins.
+    let mut wins = vec![1.0];
+    for chance in chances {
+        wins.push(0.0);
+        for n in (0..wins.len()).rev() {
+            wins[n] = wins[n] * (1.0 - chance) + if n > 0 { wins[n - 1] * chance } else { 0.0 };
+        }
+    }
+    // Equal probabilities may differ in their last bits.
+    let limit = wins[first] * (1.0 + 1e-9);
+    Some(wins.iter().filter(|p| **p <= limit).sum::<f64>().min(1.0))
+}
+
 #[cfg(test)]
 mod tests {
     use super::Preferred::*;
     use super::*;
-    use crate::record::Usage;
 
     fn read(text: &str, stop: Stop) -> Preferred {
-        Preferred::read(&Reply { text: text.into(), stop, usage: Usage::default() })
+        Preferred::read(&Reply { text: text.into(), stop, ..Reply::default() })
     }
 
     #[test]
@@ -163,5 +194,31 @@ mod tests {
         assert_eq!(tally, Tally { pairs: 8, readable: 6, agreed: 3, decided: 10, first: 6, unreadable: 3 });
         assert_eq!((tally.agreement(), tally.first_place()), (Some(0.5), Some(0.6)));
         assert_eq!((Tally::default().agreement(), Tally::default().first_place()), (None, None));
+    }
+
+    #[test]
+    fn all_votes_have_to_agree() {
+        assert_eq!(unanimous(&[First, First, First], false), Some(1.0));
+        assert_eq!(unanimous(&[Second, Second], false), Some(0.0));
+        assert_eq!(unanimous(&[First, Tie, First], false), None);
+        assert_eq!(unanimous(&[First, Second, First], true), Some(0.5));
+        assert_eq!(unanimous(&[Tie, Tie], true), Some(0.5));
+        assert_eq!(unanimous(&[First, Unreadable], true), None);
+        assert_eq!(unanimous(&[], true), None);
+    }
+
+    #[test]
+    fn places_are_tested_exactly() {
+        let near = |p: Option<f64>, expected: f64| assert!((p.unwrap() - expected).abs() < 1e-12, "{p:?} {expected}");
+        // Of four fair judgments: 1, 4, 6, 4, 1 sixteenths.
+        near(place_p(4, &[0.5; 4]), 2.0 / 16.0);
+        near(place_p(3, &[0.5; 4]), 10.0 / 16.0);
+        near(place_p(2, &[0.5; 4]), 1.0);
+        // Of two thirds: none 4/9, one 4/9, two 1/9.
+        near(place_p(2, &[1.0 / 3.0; 2]), 1.0 / 9.0);
+        near(place_p(0, &[1.0 / 3.0; 2]), 1.0);
+        // A half and a quarter: none 3/8, one 4/8, two 1/8.
+        near(place_p(0, &[0.5, 0.25]), 0.5);
+        assert_eq!(place_p(0, &[]), None);
     }
 }

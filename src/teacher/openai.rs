@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::http::{Client, Endpoint};
-use super::{Query, Reply, Settings, Sleep, Stop, Teacher};
+use super::{Estimate, Query, Rate, Reply, Settings, Sleep, Spent, Stop, Teacher};
 use crate::error::Result;
 use crate::record::Usage;
 
@@ -31,11 +31,21 @@ pub struct OpenAi {
 
 impl OpenAi {
     /// Reads the key and checks the settings; asks nothing. `spent` counts against the budget.
-    pub fn new(settings: &Settings, spent: Usage, sleep: Sleep) -> Result<OpenAi> {
+    pub fn new(settings: &Settings, spent: Spent, sleep: Sleep) -> Result<OpenAi> {
         let client = Client::new(&ENDPOINT, settings, spent, sleep)?;
         let limit_key = if settings.base_url.is_some() { "max_tokens" } else { "max_completion_tokens" };
         let Settings { model, max_tokens, temperature, .. } = settings.clone();
         Ok(OpenAi { client, model, max_tokens, temperature, limit_key })
+    }
+
+    fn body(&self, query: &Query<'_>) -> Value {
+        let mut body = json!({
+            "model": self.model,
+            "temperature": self.temperature,
+            "messages": [{"role": "user", "content": query.text()}],
+        });
+        body[self.limit_key] = self.max_tokens.into();
+        body
     }
 }
 
@@ -45,18 +55,23 @@ impl Teacher for OpenAi {
     }
 
     fn ask(&self, query: &Query<'_>) -> Result<Reply> {
-        let mut body = json!({
-            "model": self.model,
-            "temperature": self.temperature,
-            "messages": [{"role": "user", "content": query.text()}],
-        });
-        body[self.limit_key] = self.max_tokens.into();
-        self.client.ask(&body, read)
+        self.client.ask(&self.body(query), read)
+    }
+
+    fn estimate(&self, queries: &[&Query<'_>]) -> Option<Estimate> {
+        let requests: Vec<(usize, u64)> =
+            queries.iter().map(|query| (self.body(query).to_string().len(), query.usual_tokens())).collect();
+        Some(self.client.estimate(&requests, Rate::Live))
+    }
+
+    fn max_tokens(&self) -> Option<usize> {
+        Some(self.max_tokens)
     }
 }
 
-/// The reply in a completion: its content, or, where that is empty, the reasoning, which servers call `reasoning_content` or
-/// `reasoning`. A finish reason that this program does not know counts as cut.
+/// The reply in a completion: its content. The reasoning, which servers call `reasoning_content` or `reasoning`, is kept apart from
+/// it, also where a server leaves it at the content's head between `<think>` and `</think>`. A completion with nothing but reasoning
+/// has an empty text.
 fn read(completion: &Value) -> std::result::Result<Reply, String> {
     let choice = &completion["choices"][0];
     let message = choice["message"].as_object().ok_or("a completion with choices[0].message expected")?;
@@ -66,11 +81,19 @@ fn read(completion: &Value) -> std::result::Result<Reply, String> {
         _ if refusal.is_some() => Stop::Refusal,
         Some("stop" | "eos_token" | "stop_sequence") => Stop::End,
         Some("content_filter") => Stop::Refusal,
-        _ => Stop::Length,
+        Some("length" | "max_tokens" | "model_length") => Stop::Length,
+        _ => Stop::Other,
     };
-    let text = field("content").or(refusal).or(field("reasoning_content")).or(field("reasoning")).unwrap_or_default();
+    let content = field("content").or(refusal).unwrap_or_default();
+    let (inside, text) = match content.trim_start().strip_prefix("<think>") {
+        Some(rest) => rest.split_once("</think>").unwrap_or((rest, "")),
+        None => ("", content.as_str()),
+    };
+    let reasoning = field("reasoning_content").or(field("reasoning")).unwrap_or_else(|| inside.trim().to_string());
+    let text = if inside.is_empty() { text.to_string() } else { text.trim_start().to_string() };
     let count = |key: &str| completion["usage"][key].as_u64().unwrap_or(0);
-    Ok(Reply { text, stop, usage: Usage { input_tokens: count("prompt_tokens"), output_tokens: count("completion_tokens") } })
+    let usage = Usage { input_tokens: count("prompt_tokens"), output_tokens: count("completion_tokens") };
+    Ok(Reply { text, reasoning, stop, usage })
 }
 
 /// A content is a string, or a list of parts with a text each.

@@ -10,7 +10,7 @@ use crate::problem::micro::{self, Fix, Knowledge, PARTS};
 use crate::record::{Candidate, Outcome, Problem, Usage};
 use crate::rng::Rng;
 
-use super::{Query, Reply, Stop, Teacher};
+use super::{Query, Reply, Teacher};
 
 /// Of the traces that are wrong on purpose, the share that gives the buggy code back unchanged.
 const UNCHANGED: f64 = 0.3;
@@ -45,14 +45,7 @@ impl Scripted {
         Knowledge::of(problem)?;
         let buggy = problem.buggy.as_deref().ok_or_else(|| missing(problem, "buggy"))?;
         let (a, b) = (Merits::of(problem, buggy, first)?, Merits::of(problem, buggy, second)?);
-        // Speed and size of code that does not work are no merits: the code it was given would win.
-        let both_work = a.works && b.works;
-        let ranking = a
-            .works
-            .cmp(&b.works)
-            .then(if both_work { b.loops.cmp(&a.loops) } else { Ordering::Equal })
-            .then(a.parts.cmp(&b.parts))
-            .then(if both_work { b.changed.cmp(&a.changed) } else { Ordering::Equal });
+        let ranking = a.ranking(&b);
         let works = |works| if works { "passes the tests" } else { "fails the tests" };
         Ok(format!(
             "Correctness: A {}, B {}.\nEfficiency: A nests {} loops, B {}.\nReadability: A has {} of {} parts, B {}.\n\
@@ -73,6 +66,23 @@ impl Scripted {
             }
         ))
     }
+}
+
+/// The ranking of several, by the same criteria.
+fn rank(problem: &Problem, shown: &[&Candidate]) -> Result<String> {
+    Knowledge::of(problem)?;
+    let buggy = problem.buggy.as_deref().ok_or_else(|| missing(problem, "buggy"))?;
+    let merits = shown.iter().map(|candidate| Merits::of(problem, buggy, candidate)).collect::<Result<Vec<_>>>()?;
+    let mut order: Vec<usize> = (0..shown.len()).collect();
+    order.sort_by(|a, b| merits[*b].ranking(&merits[*a]));
+    let mut line = String::from("Ranking:");
+    for (place, index) in order.iter().enumerate() {
+        if place > 0 {
+            line += if merits[order[place - 1]].ranking(&merits[*index]) == Ordering::Equal { " =" } else { " >" };
+        }
+        line += &format!(" {}", char::from(b'A' + *index as u8));
+    }
+    Ok(line)
 }
 
 fn missing(problem: &Problem, field: &str) -> Error {
@@ -112,6 +122,19 @@ impl Merits {
     }
 }
 
+impl Merits {
+    /// Which is better, by the first criterion that tells them apart.
+    fn ranking(&self, other: &Merits) -> Ordering {
+        // Speed and size of code that does not work are no merits: the code it was given would win.
+        let both_work = self.works && other.works;
+        self.works
+            .cmp(&other.works)
+            .then(if both_work { other.loops.cmp(&self.loops) } else { Ordering::Equal })
+            .then(self.parts.cmp(&other.parts))
+            .then(if both_work { other.changed.cmp(&self.changed) } else { Ordering::Equal })
+    }
+}
+
 /// How deep `for` and `while` statements nest, by their indentation.
 fn loop_depth(code: &str) -> usize {
     let mut open: Vec<usize> = Vec::new();
@@ -136,6 +159,12 @@ fn words(text: &str) -> u64 {
     text.split_whitespace().count() as u64
 }
 
+/// Words of what a judge reads.
+fn judged_words(problem: &Problem, shown: &[&Candidate]) -> u64 {
+    let task = words(&problem.prompt) + words(problem.buggy.as_deref().unwrap_or_default());
+    task + shown.iter().map(|candidate| words(&candidate.text)).sum::<u64>()
+}
+
 impl Teacher for Scripted {
     fn model(&self) -> &str {
         "scripted"
@@ -146,16 +175,13 @@ impl Teacher for Scripted {
     fn ask(&self, query: &Query<'_>) -> Result<Reply> {
         let (text, input_tokens) = match query {
             Query::Trace { problem, prompt } => (self.trace(problem)?, words(prompt)),
-            Query::Compare { problem, first, second } => {
-                let read = words(&problem.prompt)
-                    + words(problem.buggy.as_deref().unwrap_or_default())
-                    + words(&first.text)
-                    + words(&second.text);
-                (self.compare(problem, first, second)?, read)
+            Query::Compare { problem, first, second, .. } => {
+                (self.compare(problem, first, second)?, judged_words(problem, &[first, second]))
             }
+            Query::Rank { problem, shown, .. } => (rank(problem, shown)?, judged_words(problem, shown)),
         };
         let usage = Usage { input_tokens, output_tokens: words(&text) };
-        Ok(Reply { text, stop: Stop::End, usage })
+        Ok(Reply { text, usage, ..Reply::default() })
     }
 }
 
@@ -168,6 +194,29 @@ mod tests {
         assert_eq!(loop_depth("def f(x):\n    return x"), 0);
         assert_eq!(loop_depth("def f(x):\n    for i in x:\n        a\n    while x:\n        b"), 1);
         assert_eq!(loop_depth("def f(x):\n    for i in x:\n        if i:\n            while x:\n                b"), 2);
+    }
+
+    #[test]
+    fn several_are_ranked_as_pairs_are() {
+        let problem = micro::generate(1, 1).remove(0);
+        let candidate = |index, verdict| Candidate {
+            id: problem.id.clone(),
+            index,
+            model: String::new(),
+            temperature: 0.0,
+            text: String::new(),
+            answer: problem.reference.clone().unwrap(),
+            verdict: Some(crate::record::Verdict { verdict, reason: String::new(), compiled: None, seconds: 0.0 }),
+            extra: Default::default(),
+        };
+        let [right, wrong] = [candidate(0, Outcome::Pass), candidate(1, Outcome::Fail)];
+        let ranked = |shown: &[&Candidate]| {
+            let query = Query::Rank { problem: &problem, instruction: "", shown };
+            Scripted::new(1, 0.0).ask(&query).unwrap().text
+        };
+        assert_eq!(ranked(&[&wrong, &right, &wrong]), "Ranking: B > A = C");
+        assert_eq!(ranked(&[&right, &wrong, &right]), "Ranking: A = C > B");
+        assert_eq!(ranked(&[&wrong, &right]), "Ranking: B > A");
     }
 
     #[test]

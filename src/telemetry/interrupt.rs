@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock};
+use std::time::Duration;
 
 use crate::error::{Error, Result};
 
@@ -32,4 +33,16 @@ pub fn requested() -> bool {
 /// [`Error::Interrupted`] once the user asked to stop: `interrupt::check()?` between steps, after state was saved.
 pub fn check() -> Result<()> {
     if requested() { Err(Error::Interrupted) } else { Ok(()) }
+}
+
+/// Sleeps for `wait`, or until the user asks to stop; whether it slept to the end.
+pub fn sleep(wait: Duration) -> bool {
+    const LOOK: Duration = Duration::from_millis(200);
+    let mut left = wait;
+    while !left.is_zero() && !requested() {
+        let step = left.min(LOOK);
+        std::thread::sleep(step);
+        left -= step;
+    }
+    !requested()
 }

@@ -24,7 +24,8 @@ impl Turn {
         static TURN: Mutex<()> = Mutex::new(());
         let guard = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         // Both keep what they open.
-        (checker(), sandbox());
+        checker();
+        sandbox();
         Turn { _guard: guard, before: ours() }
     }
 
@@ -69,7 +70,7 @@ fn processes(found: &mut BTreeSet<String>) {
 /// Files with the mark, work folders of this process, and cores.
 fn files(found: &mut BTreeSet<String>) {
     let work = format!("repairity-{}-", std::process::id());
-    for folder in ["/tmp", "/var/tmp", "/dev/shm", "/dev/mqueue", "/mnt", "/", "/usr", "/var", "/etc", ".", ".."] {
+    for folder in ["/tmp", "/var/tmp", "/dev/shm", "/dev/mqueue", "/mnt", "/", "/usr", "/var", "/etc", "."] {
         for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
             if name.contains(&mark()) || name.starts_with(&work) || name == "core" || name.starts_with("core.") {

@@ -146,6 +146,35 @@ fn nothing_gets_out() {
     turn.clean();
 }
 
+/// The attacks are what they say: where nothing confines them, they get through.
+#[test]
+fn attacks_work_where_nothing_confines_them() {
+    let turn = Turn::take();
+    let open = Checker::new(Mode::None, 1).unwrap();
+    let harmless = [
+        "the parent's environment",
+        "the host's memory map",
+        "its own descriptors",
+        "the root folder",
+        "the password file",
+        "this repository",
+        "listening",
+        "abstract socket",
+        "a hard link out",
+        "a FIFO",
+        "a socket left as a file",
+        "kill itself",
+        "fork",
+        "memory that no limit counts",
+    ];
+    for (name, attempt) in attempts().into_iter().filter(|(name, _)| harmless.contains(name)) {
+        let verdict = open.check(&problem(&["assert f() == 'denied'"]), &confessing(&attempt)).unwrap();
+        assert_ne!(verdict.verdict, Outcome::Pass, "{name} is denied by something else");
+    }
+    std::fs::remove_file(format!("/var/tmp/{}", mark())).unwrap();
+    turn.clean();
+}
+
 #[test]
 fn a_program_has_its_own_folder_and_environment() {
     let turn = Turn::take();

@@ -83,7 +83,7 @@ fn contained(name: &str, how: impl std::fmt::Display) {
 }
 
 fn word(verdict: &Verdict) -> String {
-    format!("{:?} {}", verdict.verdict, verdict.reason).to_lowercase()
+    format!("{} {}", format!("{:?}", verdict.verdict).to_lowercase(), verdict.reason)
 }
 
 /// The answer is no pass, whichever way the tests run.
@@ -96,13 +96,15 @@ fn never_passes(name: &str, answer: &str) {
     contained(name, word(&verdicts[0]));
 }
 
-/// `attempt` is a function body that must raise an OSError; what it returns is what it got.
+/// An answer whose `f` says `denied` where `attempt`, a function body, raises an OSError, and else what it got.
+fn confessing(attempt: &str) -> String {
+    let body = attempt.replace('\n', "\n        ").replace("attack-mark", &mark());
+    format!("import os, sys\ndef f():\n    try:\n        {body}\n    except OSError as e:\n        return 'denied'\n")
+}
+
+/// `attempt` is a function body that must raise an OSError.
 fn denied(name: &str, attempt: &str) {
-    let body = attempt.replace('\n', "\n        ");
-    let answer = format!(
-        "import os, sys\ndef f():\n    try:\n        {body}\n    except OSError as e:\n        return 'denied'\n    except ImportError:\n        return 'denied'\n"
-    );
-    let verdict = check(&problem(&["assert f() == 'denied'"]), &answer);
+    let verdict = check(&problem(&["assert f() == 'denied'"]), &confessing(attempt));
     assert_eq!(verdict.verdict, Outcome::Pass, "{name}: {}", verdict.reason);
     contained(name, "denied");
 }

@@ -33,6 +33,7 @@ const BODIES: &[(&str, &str)] = &[
     ("core dump", "import os\nos.abort()"),
     ("core dump by a bad pointer", "import ctypes\nctypes.string_at(0)"),
     ("pipe that nobody reads", "import os\nr, w = os.pipe()\nwhile True:\n    os.write(w, bytes(65536))"),
+    ("folders without end", "import os\nwhile True:\n    os.mkdir('d')\n    os.chdir('d')"),
     ("locks", "import threading\nl = threading.Lock()\nl.acquire()\nl.acquire()"),
 ];
 
@@ -52,6 +53,7 @@ fn resources_are_bounded() {
     for (name, body) in BODIES {
         run(name, body);
     }
+    locked();
     let flood = "def f(n):\n    import os\n    while True:\n        os.write(4, b'0fffffff' + bytes(1 << 20))";
     never_passes("a flood on the channel", flood);
     never_passes(
@@ -59,4 +61,11 @@ fn resources_are_bounded() {
         "import signal\nfor s in (signal.SIGTERM, signal.SIGXCPU, signal.SIGINT):\n    signal.signal(s, signal.SIG_IGN)\nwhile True: pass",
     );
     turn.clean();
+}
+
+/// A folder that its owner cannot open is removed all the same.
+pub fn locked() {
+    let verdict = check(&split(), &format!("import os\nos.mkdir('locked', 0)\n{HONEST}"));
+    assert_eq!(verdict.verdict, Outcome::Pass, "{verdict:?}");
+    contained("a folder that cannot be opened", "removed");
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use repairity::sandbox::{Ended, Folder, Limits, Memory, Output, Processes, Program};
+use repairity::sandbox::{self, Ended, Folder, Limits, Memory, Output, Processes, Program};
 
 use super::*;
 
@@ -25,7 +25,7 @@ impl Kept {
 
 impl Drop for Kept {
     fn drop(&mut self) {
-        fs::remove_dir_all(&self.0).unwrap();
+        sandbox::remove(&self.0).unwrap();
     }
 }
 
@@ -52,7 +52,7 @@ fn run(folder: Folder<'_>, executable: &Path, args: &[&str], reads: &[PathBuf], 
         processes: Processes::Tree(16),
         ..Program::new(executable, args, limits)
     };
-    sandbox().run(&program, b"").unwrap()
+    super::sandbox().run(&program, b"").unwrap()
 }
 
 fn said(output: &Output) -> String {
@@ -128,7 +128,8 @@ child = os.fork()
 if child == 0:
     time.sleep(99)
 def call(*args):
-    if libc.syscall(*args) == -1: raise OSError
+    # The numbers are x86-64's.
+    if os.uname().machine != 'x86_64' or libc.syscall(*args) == -1: raise OSError
 def kill(pid):
     os.kill(pid, 0)
 tries = {
@@ -137,7 +138,7 @@ tries = {
     'trace a sibling': lambda: call(101, 16, child, 0, 0), 'read a sibling': lambda: call(310, child, 0, 0, 0, 0, 0),
     'namespace': lambda: call(272, 0x10000000), 'namespace by clone': lambda: call(56, 0x10000011, 0, 0, 0, 0),
     'mount': lambda: call(165, b'tmpfs', b'/tmp', b'tmpfs', 0, 0), 'shared memory': lambda: call(29, 12345, 4096, 0o1600),
-    'home': lambda: os.listdir(os.path.expanduser('~root')), 'shadow': lambda: open('/etc/shadow'),
+    'home': lambda: os.listdir('/root'), 'shadow': lambda: open('/etc/shadow'),
     'write elsewhere': lambda: open('/usr/attack-mark', 'w'), 'write above': lambda: open('../attack-mark', 'w'),
     'own': lambda: os.chown('x', 1234, 1234), 'FIFO': lambda: os.mkfifo('fifo'), 'hard link': lambda: os.link('/etc/hostname', 'hard'),
     'device': lambda: os.mknod('device', 0o20666, os.makedev(1, 1)), 'set-user-id': lambda: os.chmod('x', 0o4755) or held('x'),
@@ -186,11 +187,13 @@ pub fn links() {
     fs::create_dir(&outside).unwrap();
     fs::write(outside.join("precious"), "whole").unwrap();
     let code = format!(
-        "import os\nos.symlink({outside:?}, 'folder')\nos.symlink({:?}, 'file')\nfor path in ('file', 'folder/precious', 'folder/new'):\n    for mode in 'wra':\n        try: print(path, mode, open(path, mode))\n        except OSError: pass",
+        "import os\nos.symlink({outside:?}, 'folder')\nos.symlink({:?}, 'file')\nfor path in ('file', 'folder/precious', 'folder/new'):\n    for mode in 'wra':\n        try: print(path, mode, open(path, mode))\n        except OSError: pass\nos.mkdir('locked', 0)",
         outside.join("precious")
     );
     let output = python(Folder::Kept(&kept.0), &code, 20.0);
-    assert_eq!((output.ended, &*said(&output), kept.entries().len()), (Ended::Exit(0), "", 2));
+    // Where the host cannot look into the locked folder, it may have been killed for that.
+    assert!(matches!(output.ended, Ended::Exit(0)) || output.flooded, "{output:?}");
+    assert_eq!(said(&output), "");
     drop(kept);
     assert_eq!(fs::read_to_string(outside.join("precious")).unwrap(), "whole");
     fs::remove_dir_all(outside).unwrap();
@@ -203,6 +206,16 @@ pub fn disk() {
     let output = python(Folder::Kept(&kept.0), code, 20.0);
     assert_eq!((output.ended, output.flooded), (Ended::Killed, true), "{output:?}");
     contained("a kept folder filled", "killed, over its disk");
+    drop(kept);
+    let kept = Kept::new();
+    let code = "import os\nn = 0\nfds = []\nwhile True:\n    n += 1\n    try:\n        fds.append(os.open(str(n), os.O_CREAT | os.O_WRONLY))\n        os.unlink(str(n))\n        os.write(fds[-1], bytes(1 << 20))\n    except OSError: pass";
+    let output = python(Folder::Kept(&kept.0), code, 20.0);
+    assert_eq!((output.ended, output.flooded), (Ended::Killed, true), "{output:?}");
+    contained("deleted files held open", "killed, over its disk");
+    let code = "import os\nwhile True:\n    try:\n        os.mkdir('d' * 200)\n        os.chdir('d' * 200)\n        open('x', 'wb').write(bytes(4096))\n    except OSError: pass";
+    let output = python(Folder::Kept(&kept.0), code, 20.0);
+    assert_eq!((output.ended, output.flooded), (Ended::Killed, true), "{output:?}");
+    contained("folders deeper than any path", "killed, over its disk; removed");
     let output = python(Folder::Kept(&kept.0), "import os\nos.abort()", 20.0);
     assert!(matches!(output.ended, Ended::Signal(_)), "{output:?}");
     assert!(kept.entries().iter().all(|entry| !entry.file_name().to_string_lossy().contains("core")));
@@ -216,7 +229,7 @@ pub fn hooks() {
     };
     let kept = Kept::new();
     let script = format!(
-        "set -e; git() {{ {git} -c user.name=a -c user.email=a@b \"$@\"; }}; git init -q .; printf '%s\\n' '#!/bin/bash' '(setsid sleep 999 || sleep 999) >/dev/null 2>&1 &' 'echo $$ > ran' 'echo x > ../attack-mark; echo x > ~root/attack-mark; cat /etc/shadow > stolen' 'exec 3<>/dev/tcp/127.0.0.1/22 && echo connected > stolen' > hook; {HOOK} echo a > a; git add a; git commit -qm a || true; test -s ran; test ! -s stolen"
+        "set -e; git() {{ {git} -c user.name=a -c user.email=a@b \"$@\"; }}; git init -q .; printf '%s\\n' '#!/bin/bash' '(setsid sleep 999 || sleep 999) >/dev/null 2>&1 &' 'echo $$ > ran' 'echo x > ../attack-mark; echo x > /var/tmp/attack-mark; cat /etc/shadow > stolen' 'exec 3<>/dev/tcp/127.0.0.1/22 && echo connected > stolen' > hook; {HOOK} echo a > a; git add a; git commit -qm a || true; test -s ran; test ! -s stolen"
     )
     .replace("attack-mark", &mark());
     let output = run(Folder::Kept(&kept.0), Path::new("/bin/bash"), &["-c", &script], &[], 20.0);

@@ -7,7 +7,12 @@ def _main():
     names = module.__dict__
     for part, code in (("prelude", prelude), ("answer", answer), ("setup", shared)):
         try:
-            exec(compile(code, "<%s>" % part, "exec", 0, True), names)
+            code = compile(code, "<%s>" % part, "exec", 0, True)
+        except BaseException as error:
+            send(4, flat(["compile" if part == "answer" else part] + blame(error)))
+            return
+        try:
+            exec(code, names)
         except BaseException as error:
             send(4, flat([part] + blame(error)))
             return

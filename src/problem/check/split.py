@@ -8,7 +8,12 @@ def _main(run=exec, compile_=compile, evaluate=eval):
     names = module.__dict__
     for part, code in (("prelude", prelude), ("answer", answer), ("setup", setup)):
         try:
-            run(compile_(code, "<%s>" % part, "exec", 0, True), names)
+            code = compile_(code, "<%s>" % part, "exec", 0, True)
+        except BaseException as error:
+            send(4, pack(["compile" if part == "answer" else part] + blame(error)))
+            return
+        try:
+            run(code, names)
         except BaseException as error:
             send(4, pack([part] + blame(error)))
             return
