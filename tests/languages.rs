@@ -26,7 +26,7 @@ fn load(prefix: &str, declaration: &str, [right, wrong]: [&str; 2], test: &str) 
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("humanevalpack.jsonl");
     std::fs::write(&path, row.to_string()).unwrap();
-    problem::load("humaneval_fix", Some(&path), 0, 0).unwrap().remove(0)
+    problem::load("humaneval_fix", Some(&path), 0, 0, &problem::Options::default()).unwrap().remove(0)
 }
 
 /// The reference passes; the bug and every trick do not.
@@ -156,7 +156,7 @@ fn junit_classes() {
     write("src/test/java/humaneval/TEST_ADD.java", test);
     let function = "    public static Object add(int x, int y) {\n        return x | y;\n    }\n";
     write("humaneval-java-sf.json", &json!({"ADD": {"buggy": function, "begin": 5, "end": 7, "fix": ""}}).to_string());
-    let problem = problem::load("humaneval_java", Some(folder.path()), 0, 0).unwrap().remove(0);
+    let problem = problem::load("humaneval_java", Some(folder.path()), 0, 0, &problem::Options::default()).unwrap().remove(0);
     assert_eq!((problem.prompt.as_str(), problem.language.as_str()), ("Add.", "java"));
     judge(
         &problem,
@@ -181,7 +181,7 @@ fn published_java() {
     if lacks(Language::Java) {
         return;
     }
-    let problems = problem::load("humaneval_fix", Some(&path), 0, 0).unwrap();
+    let problems = problem::load("humaneval_fix", Some(&path), 0, 0, &problem::Options::default()).unwrap();
     assert_eq!(problems.len(), 164);
     // Three have helpers of the problem's own; the others are spread over the file.
     let sample: Vec<&Problem> = [0, 32, 38, 50, 90, 130].map(|i| &problems[i]).to_vec();

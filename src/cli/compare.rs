@@ -82,7 +82,13 @@ impl Args {
             }
         }
         let problems = match &self.suite {
-            Some(suite) => problem::load(suite, self.path.as_deref(), self.seed, if suite == "micro" { MICRO } else { 0 })?,
+            Some(suite) => problem::load(
+                suite,
+                self.path.as_deref(),
+                self.seed,
+                if suite == "micro" { MICRO } else { 0 },
+                &problem::Options::default(),
+            )?,
             None => Vec::new(),
         };
         let by_id: BTreeMap<&str, &Problem> = problems.iter().map(|problem| (problem.id.as_str(), problem)).collect();

@@ -64,7 +64,8 @@ pub(super) fn extend(problems: &mut [Problem], path: &Path, set: Set) -> Result<
     let number = |id: &str| id.rsplit('/').next().unwrap_or(id).to_owned();
     let mut forms: HashMap<String, Form> = rows(path, set)?.into_iter().map(|row| (number(&row.id), row.form)).collect();
     let mut found = 0;
-    for problem in problems {
+    // The same numbers name the problems of other languages.
+    for problem in problems.iter_mut().filter(|problem| problem.language == "python") {
         if let Some(form) = forms.remove(&number(&problem.id)) {
             problem.check.form = form;
             found += 1;

@@ -182,7 +182,10 @@ impl<'a> Reader<'a> {
             Some(b'"') => self.string().map(Literal::Text),
             Some(b'[') => {
                 let mut items = Vec::new();
-                self.list(']', |reader| Ok(items.push(reader.value(depth + 1)?)))?;
+                self.list(']', |reader| {
+                    items.push(reader.value(depth + 1)?);
+                    Ok(())
+                })?;
                 Ok(Literal::List(items))
             }
             Some(b'{') => {

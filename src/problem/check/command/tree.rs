@@ -218,7 +218,7 @@ mod tests {
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, name).unwrap();
         };
-        ["a.py", "b/c.py", ".git/config", "b/__pycache__/c.pyc"].map(file);
+        ["a.py", "b/c.py", ".git/config", "b/__pycache__/c.pyc"].into_iter().for_each(file);
         std::os::unix::fs::symlink("/etc/passwd", from.path().join("out")).unwrap();
         std::os::unix::fs::symlink("../a.py", from.path().join("b/in")).unwrap();
         copy(from.path(), &to.tree()).unwrap();
