@@ -253,7 +253,7 @@ fn thoughts_come_first_and_the_solution_after_them() {
     let Record::Conversation(conversation) = records.remove(0).1 else { panic!("a conversation") };
     let roles: Vec<&str> = conversation.messages.iter().map(|message| message.role.as_str()).collect();
     assert_eq!(roles, ["system", "user", "assistant"]);
-    let (reasoning, answer) = repairity::prompt::split_answer(&conversation.messages[2].content);
+    let (reasoning, answer) = repairity::prompt::split_answer(&conversation.messages[2].content, "python");
     assert!(reasoning.starts_with("The loop ends one too early.") && reasoning.ends_with("n + 1:"), "{reasoning}");
     assert_eq!(answer, "for i in range(n + 1):\n    pass");
 
