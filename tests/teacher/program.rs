@@ -247,7 +247,7 @@ fn candidate(problem: &Problem, index: usize) -> Candidate {
         temperature: 0.7,
         text: format!("answer {index}"),
         answer: String::new(),
-        verdict: Some(Verdict { verdict: Outcome::Refused, reason: String::new(), seconds: 0.0 }),
+        verdict: Some(Verdict { verdict: Outcome::Refused, reason: String::new(), compiled: None, seconds: 0.0 }),
         extra: Default::default(),
     }
 }
