@@ -74,12 +74,13 @@ fn folder(path: &Path) -> Result<Vec<Problem>> {
             (String::new(), cases(&json, &name)?)
         } else {
             let tests = file(TESTS, format!("test_{name}.py"));
-            let functions = functions(&text(&tests)?);
+            let (functions, statements) = functions(&text(&tests)?);
             if functions.is_empty() {
                 return Err(Error::input(tests.display(), "a function `test...` is expected, none was found"));
             }
-            let uses_nodes = functions.iter().any(|test| test.contains("Node("));
-            (if uses_nodes { text(&file(TESTS, "node.py".into()))? } else { String::new() }, functions)
+            let uses_nodes = statements.contains("Node(") || functions.iter().any(|test| test.contains("Node("));
+            let nodes = if uses_nodes { text(&file(TESTS, "node.py".into()))? } else { String::new() };
+            ([nodes, statements].join("\n").trim().to_owned(), functions)
         };
         problems.push(Problem {
             id: name,
@@ -149,26 +150,35 @@ fn cases(path: &Path, name: &str) -> Result<Vec<String>> {
     Ok(tests)
 }
 
-/// The test functions of a file of the project's, each with its call.
-fn functions(source: &str) -> Vec<String> {
+/// The test functions of a file of the project's, each with its call, and the statements beside them that they build on.
+fn functions(source: &str) -> (Vec<String>, String) {
     let mut tests: Vec<String> = Vec::new();
-    let mut inside = false;
+    let mut statements = String::new();
+    // Where a line that goes on belongs to: a test, a statement, or what is left out (imports, and the choice of the program).
+    let (mut in_test, mut in_statement) = (false, false);
     for line in source.lines() {
-        if line.starts_with("def test") {
-            tests.push(line.to_owned());
-            inside = true;
-        } else if !line.is_empty() && !line.starts_with([' ', '\t', ')']) {
-            inside = false;
-        } else if let Some(test) = tests.last_mut().filter(|_| inside) {
-            test.push('\n');
-            test.push_str(line);
+        let goes_on = line.is_empty() || line.starts_with([' ', '\t', ')', ']', '}']);
+        if !goes_on {
+            in_test = line.starts_with("def test");
+            in_statement =
+                !in_test && !["import ", "from ", "if pytest", "else", "@"].iter().any(|start| line.starts_with(start));
+            if in_test {
+                tests.push(String::new());
+            }
         }
+        let text = match tests.last_mut() {
+            Some(test) if in_test => test,
+            _ if in_statement => &mut statements,
+            _ => continue,
+        };
+        text.push_str(line);
+        text.push('\n');
     }
     let called = |test: String| {
         let name = test.trim_start_matches("def ").split('(').next().unwrap_or_default().to_owned();
         format!("{}\n\n{name}()", test.trim_end())
     };
-    tests.into_iter().map(called).collect()
+    (tests.into_iter().map(called).collect(), statements.trim_end().to_owned())
 }
 
 /// The asserts of a text that holds nothing else, an assert over several lines being one; any other text whole.
