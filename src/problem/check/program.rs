@@ -124,8 +124,10 @@ impl Checker {
             Language::Cpp | Language::Rust => (&program, &[], heap),
         };
         let input = if language == Language::JavaScript { built.source.as_bytes() } else { b"" };
-        // node reads OpenSSL's settings at its start and gives up where they cannot be read.
-        let environment = [("OPENSSL_CONF", "/dev/null")];
+        // node reads OpenSSL's settings at its start and gives up where they cannot be read: it gets empty ones.
+        let settings = format!("{folder}/openssl.cnf");
+        shop.write("openssl.cnf", "")?;
+        let environment = [("OPENSSL_CONF", settings.as_str())];
         let program = Program { reads: &reads, environment: &environment, ..Program::new(executable, args, limits) };
         let output = self.sandbox.run(&program, input)?;
         Ok(judge(&output, &built, limits))
