@@ -228,7 +228,7 @@ fn published() -> Vec<(Format, Value)> {
 fn every_form_goes_through_ours_and_comes_back_as_it_was() {
     let folder = tempfile::tempdir().unwrap();
     for (at, (format, record)) in published().into_iter().enumerate() {
-        let path = file(folder.path(), &format!("{at}.jsonl"), &[record.clone()]);
+        let path = file(folder.path(), &format!("{at}.jsonl"), std::slice::from_ref(&record));
         let (found, records) = convert::load(&path, None).unwrap();
         assert_eq!(found, format, "{record}");
         let ours = convert::save(records[0].1.clone(), Format::Repairity).unwrap();
@@ -331,7 +331,7 @@ fn the_command_converts_files_and_names_what_is_wrong() {
         wrong(&[pair], &["--to", "openthoughts"])
             .ends_with("FILE:1: a preference cannot be written as openthoughts; trl and repairity have them")
     );
-    assert!(wrong(&[good.clone()], &["--to", "sharegtp"]).ends_with("did you mean `sharegpt`?"));
+    assert!(wrong(std::slice::from_ref(&good), &["--to", "sharegtp"]).ends_with("did you mean `sharegpt`?"));
     assert!(wrong(&[good], &["--to", "trl", "--from", "alpaca"]).starts_with("error: --from: `alpaca` is not one of "));
     assert_eq!(wrong(&[], &to), "error: FILE: no record in it");
 }

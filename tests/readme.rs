@@ -31,5 +31,5 @@ fn the_readme_s_commands_run() {
         assert!(!output.stdout.is_empty() || command.contains('>'), "{command}");
         ran += 1;
     }
-    assert_eq!(ran, 9, "commands found in README.md");
+    assert_eq!(ran, 12, "commands found in README.md");
 }
