@@ -68,7 +68,7 @@ enum Command {
     /// Log-probabilities of given tokens, or rewards
     Score(score::Args),
     /// Judges a benchmark's own solutions, its bugs, or anyone's answers, in the sandbox
-    Check(check::Args),
+    Check(Box<check::Args>),
     /// SWE-bench: prompts for its issues, predictions from answers, the official harness
     Swebench(swebench::Args),
     /// Writes training data in another form: TRL's, OpenThoughts', ShareGPT's, Open-R1's, or this program's
