@@ -513,6 +513,11 @@ pub fn write_atomic_with(path: &Path, write: impl FnOnce(&mut File) -> Result<()
     };
     fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
     let name = path.file_name().ok_or_else(|| Error::input(path.display(), "not a file name"))?;
+    // A device or a pipe is written to; a rename would put a file in its place.
+    if fs::metadata(path).is_ok_and(|meta| !meta.is_file() && !meta.is_dir()) {
+        let mut file = File::options().write(true).open(path).map_err(|e| Error::io(path, e))?;
+        return write(&mut file);
+    }
     let temporary = folder.join(format!(".{}.{}{TEMPORARY}", name.to_string_lossy(), std::process::id()));
     let io = |e| Error::io(path, e);
     let publish = || {
@@ -593,6 +598,19 @@ mod tests {
         };
         assert_eq!(names(folder.path()), [".hashes.json", ".notes.2024", "problems.jsonl", "sft"]);
         assert_eq!(names(&inner), ["a.1"]);
+    }
+
+    #[test]
+    fn a_device_is_written_to_and_not_replaced() {
+        use std::os::unix::fs::FileTypeExt;
+        write_atomic(Path::new("/dev/null"), b"x").unwrap();
+        assert!(fs::metadata("/dev/null").unwrap().file_type().is_char_device());
+        // A symbolic link to a device is the device.
+        let folder = tempfile::tempdir().unwrap();
+        let link = folder.path().join("out");
+        std::os::unix::fs::symlink("/dev/null", &link).unwrap();
+        write_atomic(&link, b"x").unwrap();
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
     }
 
     #[test]
