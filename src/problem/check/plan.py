@@ -99,8 +99,7 @@ def _case(space, node):
         if not _plain(value) or op in ("is", "isnot") and not (value is None or value is True or value is False):
             raise _Whole
     elif on_answer(test):
-        # Of an object that is no plain data, only its own process can say whether it is true.
-        op, left, value = "true", ast.Call(ast.Name("bool", ast.Load()), [test], []), None
+        op, left, value = "true", test, None
     else:
         raise _Whole
     return [ast.unparse(left), _NEGATED[op] if negated else op, value, "assert " + ast.unparse(node.test)]

@@ -124,7 +124,8 @@ impl Value {
         }
     }
 
-    /// Python's truth of it; an opaque value has none.
+    /// Python's truth of it; an opaque value has none, but for a match of `re`, which is always true. Another class of that name
+    /// says no more than `True` would.
     pub(in crate::problem) fn truth(&self) -> Option<bool> {
         Some(match self {
             Value::None => false,
@@ -135,6 +136,7 @@ impl Value {
             Value::Str(bytes) | Value::Bytes(bytes) => !bytes.is_empty(),
             Value::List(items) | Value::Tuple(items) | Value::Set(items) | Value::Frozen(items) => !items.is_empty(),
             Value::Dict(pairs) => !pairs.is_empty(),
+            Value::Opaque(name) if name == "Match" => true,
             Value::Opaque(_) => return None,
         })
     }
