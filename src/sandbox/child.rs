@@ -74,6 +74,8 @@ struct Shared<'a> {
     failed: Option<(&'static str, i32)>,
 }
 
+/// Where the C library keeps named semaphores and shared memory; a tree gets a tmpfs of its own there.
+const SHARED: &CStr = c"/dev/shm";
 const STACK: usize = 256 << 10;
 const MOST_FDS: usize = 16;
 
@@ -206,6 +208,7 @@ unsafe fn steps(shared: &Shared<'_>) -> &'static str {
                 return "user map";
             }
         }
+        let mut own_shared = false;
         let mut read_only = false;
         if plan.namespaces != Namespaces::None {
             let none = std::ptr::null();
@@ -237,6 +240,10 @@ unsafe fn steps(shared: &Shared<'_>) -> &'static str {
             if libc::mount(c"tmpfs".as_ptr(), mount.as_ptr(), c"tmpfs".as_ptr(), flags, plan.mount_options.as_ptr().cast()) != 0 {
                 return "temporary folder";
             }
+            // Semaphores of a tree's processes are files here. A machine without the folder has no use for it.
+            let shared =
+                |options| libc::mount(c"tmpfs".as_ptr(), SHARED.as_ptr(), c"tmpfs".as_ptr(), flags | libc::MS_NOEXEC, options);
+            own_shared = plan.tree.is_some() && shared(plan.mount_options.as_ptr().cast()) == 0;
         }
         if libc::chdir(plan.folder.as_ptr()) != 0 {
             return "work folder";
@@ -288,8 +295,8 @@ unsafe fn steps(shared: &Shared<'_>) -> &'static str {
             return "no new privileges";
         }
         if ruleset >= 0 {
-            if let Some(mount) = &plan.mount {
-                let parent = libc::open(mount.as_ptr(), libc::O_PATH | libc::O_CLOEXEC);
+            for folder in plan.mount.as_deref().into_iter().chain(own_shared.then_some(SHARED)) {
+                let parent = libc::open(folder.as_ptr(), libc::O_PATH | libc::O_CLOEXEC);
                 let rule = PathBeneath { access: plan.work_access, parent };
                 if libc::syscall(libc::SYS_landlock_add_rule, ruleset, 1, &rule, 0) != 0 {
                     return "landlock rule";
