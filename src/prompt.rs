@@ -76,8 +76,8 @@ fn marks(language: &str) -> &[&str] {
 
 /// Takes a model's text apart: (reasoning, answer). The answer is the inside of the last closed fenced block marked with the
 /// language (or one of its usual aliases) or not at all; where there is none, of the last closed block of any kind. The
-/// reasoning is the text before that block, trimmed. A text without a fence, or one that ends inside a fence (cut by a length limit), has no answer: the answer
-/// is empty, the reasoning is the text before the open fence.
+/// reasoning is the text before that block, trimmed. A text without a fence, or one that ends inside a fence (cut by a length
+/// limit), has no answer: the answer is empty, the reasoning is the text before the open fence.
 pub fn split_answer(text: &str, language: &str) -> (String, String) {
     struct Block {
         start: usize,

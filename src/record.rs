@@ -49,9 +49,7 @@ impl Check {
     pub fn statements(tests: Vec<String>, timeout_s: f64) -> Check {
         Check { setup: String::new(), prelude: String::new(), tests, timeout_s, form: Form::Statements }
     }
-}
 
-impl Check {
     /// Whether `tests` are statements of Python.
     pub fn has_statements(&self) -> bool {
         match self.form {

@@ -21,8 +21,8 @@ use super::print_lines;
 #[derive(Debug, clap::Args)]
 #[command(group = clap::ArgGroup::new("source").required(true).args(["reference", "buggy", "answers"]))]
 pub struct Args {
-    /// The benchmark: mbpp, mbpp_plus, humaneval_fix, humaneval_plus, quixbugs, bigcodebench, swebench, micro, or
-    /// folder: your own code, from a list of problems
+    /// The benchmark: mbpp, mbpp_plus, humaneval_fix, humaneval_plus, humaneval_java, quixbugs, quixbugs_java, bigcodebench,
+    /// swebench, defects4j, micro, or folder: your own code, from a list of problems
     #[arg(long, value_name = "NAME")]
     suite: String,
     /// Its file or folder; micro needs none
