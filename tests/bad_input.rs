@@ -228,7 +228,11 @@ fn a_folder_where_a_file_is_expected() {
     let model = arg(&folder);
     let directory = |path: &str| format!("error: {path}: Is a directory (os error 21)");
     assert_eq!(refused(&["score", "--model", model, "--input", model]), directory(model));
-    assert_eq!(refused(&["check", "--suite", "quixbugs", "--path", model, "--reference"]), directory(model));
+    assert_eq!(refused(&["check", "--suite", "mbpp", "--path", model, "--reference"]), directory(model));
+    // A folder is one of the two forms of QuixBugs, and this is not that folder.
+    let programs = folder.join("python_programs");
+    let text = refused(&["check", "--suite", "quixbugs", "--path", model, "--reference"]);
+    assert_eq!(text, format!("error: {}: No such file or directory (os error 2)", programs.display()));
 
     let file = place.path("tokens.jsonl");
     let text = refused(&["score", "--model", arg(&file), "--input", arg(&file)]);
