@@ -12,6 +12,15 @@ fn the_readme_s_commands_run() {
     let folder = tempfile::tempdir().unwrap();
     symlink(root.join("assets"), folder.path().join("assets")).unwrap();
     fs::write(folder.path().join("texts.jsonl"), "{\"text\": \"def f(x):\\n    return x\"}\n").unwrap();
+    // The example of one's own code: its list of problems is the README's, and this is the code.
+    let problems = readme.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).expect("a list of problems");
+    fs::write(folder.path().join("problems.toml"), problems).unwrap();
+    fs::create_dir(folder.path().join("code")).unwrap();
+    fs::write(folder.path().join("code/calc.py"), "def add(a, b):\n    return a - b\n").unwrap();
+    let test = "import unittest, calc\n\nclass Sum(unittest.TestCase):\n    def test_sum(self):\n        self.assertEqual(calc.add(2, 3), 5)\n";
+    fs::write(folder.path().join("code/test_calc.py"), test).unwrap();
+    let answer = "{\"id\": \"calc\", \"answer\": \"def add(a, b):\\n    return a + b\\n\"}\n";
+    fs::write(folder.path().join("answers.jsonl"), answer).unwrap();
     let mut fenced = false;
     let mut ran = 0;
     for line in readme.lines() {
@@ -31,5 +40,5 @@ fn the_readme_s_commands_run() {
         assert!(!output.stdout.is_empty() || command.contains('>'), "{command}");
         ran += 1;
     }
-    assert_eq!(ran, 12, "commands found in README.md");
+    assert_eq!(ran, 14, "commands found in README.md");
 }
