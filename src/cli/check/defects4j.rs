@@ -104,7 +104,7 @@ pub fn summary(items: &[(&Problem, &str)], verdicts: &[Verdict]) -> Option<Strin
     let count = items.len();
     let share = |part: usize| format!("{:.1} % ({part} of {count})", 100.0 * part as f64 / count as f64);
     let passed = verdicts.iter().filter(|verdict| verdict.verdict == Outcome::Pass).count();
-    let compiled = verdicts.iter().filter(|verdict| compiles(verdict)).count();
+    let compiled = verdicts.iter().filter(|verdict| verdict.compiled == Some(true)).count();
     let exact = items.iter().filter(|(problem, answer)| exact_match(problem, answer)).count();
     let mode = match first.mode {
         Defects4jMode::Repair => "test-validated repair",
@@ -125,9 +125,4 @@ pub fn summary(items: &[(&Problem, &str)], verdicts: &[Verdict]) -> Option<Strin
         config.corpus(pairs).score,
         config.signature()
     ))
-}
-
-/// Whether an answer was compiled.
-fn compiles(verdict: &Verdict) -> bool {
-    verdict.verdict != Outcome::Refused && !verdict.reason.starts_with("does not compile")
 }
