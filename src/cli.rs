@@ -4,15 +4,19 @@ mod bench;
 mod check;
 mod convert;
 mod compare;
+mod complete;
 mod device;
 mod doctor;
+mod export;
 mod generate;
-mod later;
 mod plan;
 mod profile;
+mod recipe;
+mod repair;
 mod report;
 mod run;
 mod score;
+mod serve;
 mod stage;
 mod swebench;
 
@@ -63,6 +67,12 @@ enum Command {
     Evaluate(stage::Args),
     /// One stage: writes what was measured as tables
     Report(report::Args),
+    /// Fixes one program: the reasoning, a diff, and what its tests say
+    Repair(repair::Args),
+    /// Answers over HTTP as OpenAI's API does, on this machine
+    Serve(serve::Args),
+    /// Merges an adapter into its model: a folder in the Hugging Face layout, with a model card
+    Export(export::Args),
     /// Samples text from a model
     Generate(generate::Args),
     /// Log-probabilities of given tokens, or rewards
@@ -83,10 +93,10 @@ enum Command {
     Profile(profile::Args),
     /// Tells what this machine has and lacks
     Doctor(doctor::Args),
-    #[command(hide = true)]
-    Repair(later::Args),
-    #[command(hide = true)]
-    Export(later::Args),
+    /// Writes a recipe, or tells whether this machine can run one
+    Recipe(recipe::Args),
+    /// Prints completions for a shell
+    Completions(complete::Args),
 }
 
 /// A recipe, and what the command line changes in it.
@@ -131,8 +141,11 @@ impl Cli {
             Command::Convert(args) => args.run(),
             Command::Compare(args) => args.run(),
             Command::Bench(args) => args.run(),
-            Command::Repair(_) => Err(not_yet("repair")),
-            Command::Export(_) => Err(not_yet("export")),
+            Command::Repair(args) => args.run(),
+            Command::Serve(args) => args.run(),
+            Command::Export(args) => args.run(),
+            Command::Recipe(args) => args.run(),
+            Command::Completions(args) => args.run(),
             Command::Plan(args) => args.run(),
             Command::Profile(args) => args.run(),
             Command::Doctor(args) => args.run(),

@@ -11,7 +11,6 @@ pub mod judge;
 pub mod ppo;
 pub mod pretrain;
 pub mod problems;
-pub mod report;
 pub mod reward;
 pub mod sample;
 pub mod sft;

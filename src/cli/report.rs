@@ -4,7 +4,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use repairity::metric::table::{Format, render};
-use repairity::stage::report;
+use repairity::report;
 
 use super::{RecipeArgs, stage};
 

@@ -11,6 +11,7 @@ use repairity::device::Device;
 use repairity::digest;
 use repairity::error::{Error, Result};
 use repairity::recipe::{DeviceChoice, Recipe, Train};
+use repairity::report;
 use repairity::run::{Runner, STAGES, StageSpec};
 use repairity::stage::{self, Files};
 use repairity::telemetry;
@@ -163,7 +164,7 @@ fn body<D: Device>(name: &str, device: &D, comm: &Shared<D>, recipe: &Recipe) ->
         "reward" => stage::reward::run(device, comm, recipe).map(drop),
         "ppo" => stage::ppo::run(device, comm, recipe),
         "evaluate" => stage::evaluate::run(device, comm, recipe),
-        "report" => stage::report::run(recipe),
+        "report" => report::run(recipe),
         other => Err(Error::input("stage", format!("{other} is not one of {}", STAGES.join(", ")))),
     }
 }

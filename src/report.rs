@@ -8,7 +8,6 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
-use super::Files;
 use crate::checkpoint::read_json;
 use crate::error::{Error, Result};
 use crate::metric::comparison::{self, Comparison};
@@ -16,6 +15,7 @@ use crate::metric::pass_at_k::rate_name;
 use crate::metric::table::{Cell, Format, Table, render};
 use crate::recipe::{Objective, Recipe};
 use crate::record::{read_jsonl, write_atomic};
+use crate::stage::Files;
 
 /// The paper's name of a model of the run.
 fn title(name: &str, recipe: &Recipe) -> String {

@@ -1,0 +1,14 @@
+//! `repairity serve`: the trained model behind an HTTP endpoint.
+
+use std::process::ExitCode;
+
+/// The arguments.
+#[derive(Debug, clap::Args)]
+pub struct Args {}
+
+impl Args {
+    /// Runs the command.
+    pub fn run(self) -> anyhow::Result<ExitCode> {
+        Err(super::not_yet("serve"))
+    }
+}

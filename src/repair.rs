@@ -1,0 +1,1 @@
+//! One broken program, its tests, and a fix that passes them.
