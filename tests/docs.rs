@@ -116,6 +116,14 @@ fn shell(command: &str, folder: &Path) -> Output {
     shell.args(["-c", &program]).current_dir(folder).output().unwrap()
 }
 
+/// Whether the recipe that a command names takes what the command changes in it.
+fn loads(command: &str) -> repairity::error::Result<()> {
+    let words: Vec<&str> = command.split_whitespace().collect();
+    let Some(recipe) = words.iter().find(|word| word.starts_with("recipes/")) else { return Ok(()) };
+    let sets: Vec<String> = words.windows(2).filter(|pair| pair[0] == "--set").map(|pair| pair[1].to_string()).collect();
+    Recipe::load(&root().join(recipe), &sets).map(drop)
+}
+
 /// A folder as the documents take it for granted: the repository's, and the files that a page shows.
 fn prepared(page: &str) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
@@ -160,8 +168,9 @@ fn the_commands_of_the_documents_run() {
                         run += 1;
                     }
                     // What needs a GPU, a key, a data set or hours. Where nothing is, a command ends with what it misses, unless
-                    // its arguments are wrong.
+                    // its arguments are wrong. What it changes in a recipe is looked at here, where the recipe is.
                     "" => {
+                        loads(&command).unwrap_or_else(|e| panic!("{name}: {command}: {e}"));
                         let output = shell(&command, nothing.path());
                         let said = String::from_utf8_lossy(&output.stderr);
                         let wrong = said.contains("For more information, try '--help'");
@@ -335,13 +344,13 @@ fn source() -> String {
 #[test]
 fn the_errors_that_are_quoted_are_the_program_s() {
     let (page, source) = (pages().remove("docs/troubleshooting.md").unwrap(), source());
-    // What the system says, and what stands for a name in single backticks of a message.
+    // What the system says.
     let elsewhere = ["No space left on device"];
     let mut seen = 0;
     for line in page.lines() {
         let Some(quoted) = line.strip_prefix("### `").and_then(|line| line.strip_suffix('`')) else { continue };
         seen += 1;
-        for part in quoted.split('…').filter(|part| !elsewhere.contains(part)) {
+        for part in quoted.split('…').map(str::trim).filter(|part| !elsewhere.contains(part)) {
             assert!(source.contains(part), "docs/troubleshooting.md: src/ does not say `{part}`");
         }
         let words = quoted.chars().filter(|c| c.is_alphabetic()).count();
