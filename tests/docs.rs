@@ -72,7 +72,7 @@ fn fences(page: &str) -> Vec<(String, String)> {
                 found.push((line[ticks..].to_string(), String::new()));
             }
             Some(fence) if ticks >= fence && line.len() == ticks => open = None,
-            Some(_) => *found.last_mut().unwrap().1 += &format!("{line}\n"),
+            Some(_) => found.last_mut().unwrap().1.push_str(&format!("{line}\n")),
             None => {}
         }
     }
@@ -162,7 +162,7 @@ fn the_commands_of_the_documents_run() {
                         let said = String::from_utf8_lossy(&output.stderr);
                         assert_eq!(output.status.code(), Some(0), "{name}: {command}: {said}");
                         assert!(
-                            !output.stdout.is_empty() || command.contains(['>']) || command.contains("--output"),
+                            !output.stdout.is_empty() || command.contains('>') || command.contains("--output"),
                             "{name}: {command}"
                         );
                         run += 1;
@@ -440,7 +440,9 @@ fn a_run_folder_holds_what_the_document_lists() {
     ];
     let mut run = Command::new(env!("CARGO_BIN_EXE_repairity"));
     run.args(["run", "recipes/quickstart.toml"]).current_dir(root());
-    settings.iter().for_each(|setting| drop(run.args(["--set", setting])));
+    for setting in settings {
+        run.args(["--set", setting]);
+    }
     let output = run.output().unwrap();
     assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
 
