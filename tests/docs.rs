@@ -471,8 +471,8 @@ fn a_run_folder_holds_what_the_document_lists() {
     let read = |name: &str| -> Value { serde_json::from_slice(&fs::read(out.join(name)).unwrap()).unwrap() };
     let metrics = fs::read_to_string(out.join("metrics.jsonl")).unwrap();
     let last = |stage: &str| {
-        let lines = metrics.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-        lines.filter(|line| line["stage"] == stage).last().unwrap()
+        let mut lines = metrics.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        lines.rfind(|line| line["stage"] == stage).unwrap()
     };
     let mut stages = BTreeSet::new();
     for (name, line) in examples() {
