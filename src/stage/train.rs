@@ -1,6 +1,7 @@
 //! The loop that every supervised stage shares: micro-batches dealt to the ranks, accumulation, clipping, AdamW, validation and early
 //! stopping, checkpoints to go on from. What differs is a [`Task`].
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -19,7 +20,7 @@ use crate::model::OnLayer;
 use crate::optim::{Hyper, LearningRate, Optimizer, Sum, deal};
 use crate::recipe::{Schedule, Train};
 use crate::rng;
-use crate::telemetry::{Metrics, Progress, interrupt, note};
+use crate::telemetry::{Metrics, Progress, detail, interrupt, note, words};
 use crate::weights::{Grads, Param, Trained};
 
 /// What a stage trains.
@@ -86,7 +87,7 @@ pub struct Plan {
     pub identity: String,
 }
 
-/// How training went.
+/// How training went. Shown as `300 steps, loss 0.3123`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Fitted {
     /// Steps taken.
@@ -95,6 +96,16 @@ pub struct Fitted {
     pub loss: f64,
     /// The best validation loss and its epoch, from 1.
     pub best: Option<(usize, f64)>,
+}
+
+impl fmt::Display for Fitted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} steps, loss {:.4}", self.steps, self.loss)?;
+        match self.best {
+            Some((epoch, loss)) => write!(f, ", best validation loss {loss:.4} (epoch {epoch}, which is kept)"),
+            None => Ok(()),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -215,7 +226,9 @@ impl<'a, D: Device> Fit<'a, D> {
     fn run(&mut self, group: &Group, keep: Option<u64>) -> Result<Fitted> {
         let plan = self.plan;
         let mut metrics = if group.is_first() { Some(Metrics::open(&plan.metrics, plan.name, keep)?) } else { None };
-        let progress = Progress::new(plan.name, self.order.steps() as u64);
+        self.describe(group);
+        let progress = Progress::new(plan.name, self.order.steps() as u64).counting("steps");
+        let progress = progress.going_on_from(self.state.step as u64);
         while self.state.step < self.order.steps() {
             let [stop, written] = self.agree(group)?;
             if stop {
@@ -242,12 +255,13 @@ impl<'a, D: Device> Fit<'a, D> {
             ];
             let mut enough = false;
             if self.state.step.is_multiple_of(self.order.steps_per_epoch()) {
-                enough = self.end_epoch(group, &mut fields)?;
+                enough = self.end_epoch(group, &progress, &mut fields)?;
             }
             if let Some(metrics) = &mut metrics {
                 metrics.write(self.state.step as u64, &fields)?;
             }
-            progress.set(self.state.step as u64, &format!("loss {loss:.4} lr {lr:.2e} {rate:.0} tokens/s"));
+            let speed = words::rate(rate, "tokens");
+            progress.set(self.state.step as u64, &format!("{speed}, loss {loss:.4}, lr {lr:.2e}"));
             if enough {
                 break;
             }
@@ -257,8 +271,27 @@ impl<'a, D: Device> Fit<'a, D> {
                 self.store(group)?;
             }
         }
-        progress.finish(&format!("loss {:.4}", self.state.loss));
+        progress.finish("");
         Ok(Fitted { steps: self.state.step, loss: self.state.loss, best: self.state.best })
+    }
+
+    /// Tells what is trained on what.
+    fn describe(&mut self, group: &Group) {
+        let name = self.plan.name;
+        let order = &self.order;
+        let tokens: Vec<usize> = (0..order.count).map(|record| self.task.tokens(record)).collect();
+        detail(|| {
+            let trained: usize = self.task.params().iter().map(|param| param.elements()).sum();
+            format!("{name}: {trained} parameters are trained, on {} rank(s)", group.ranks())
+        });
+        detail(|| {
+            let (all, longest) = (tokens.iter().sum::<usize>(), tokens.iter().max().copied().unwrap_or(0));
+            format!("{name}: {} records, {all} tokens, the longest {longest}", order.count)
+        });
+        detail(|| {
+            let (per_micro, micros, epochs) = (order.per_micro, order.accumulation, order.epochs);
+            format!("{name}: {} steps in {epochs} epoch(s), each of {micros} packed batch(es) of {per_micro} record(s)", order.steps())
+        });
     }
 
     /// What all ranks have to see alike before a step: whether one was asked to stop, and whether all parts of the checkpoint under
@@ -316,8 +349,9 @@ impl<'a, D: Device> Fit<'a, D> {
     }
 
     /// Validates; keeps the result if it is the best so far; says whether patience has run out.
-    fn end_epoch(&mut self, group: &Group, fields: &mut Vec<(&'static str, Value)>) -> Result<bool> {
+    fn end_epoch(&mut self, group: &Group, progress: &Progress, fields: &mut Vec<(&'static str, Value)>) -> Result<bool> {
         let epoch = self.state.step / self.order.steps_per_epoch();
+        progress.tell("validating");
         let Some(measured) = self.task.validate(self.device, group)? else { return Ok(false) };
         fields.extend(measured.iter().map(|(name, value)| (*name, json!(value))));
         let loss = measured[0].1;
