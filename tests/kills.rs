@@ -121,7 +121,10 @@ impl Seen {
         let mut results = Vec::new();
         for folder in ["sft/adapter", "sft/model", "reward/model", "ppo/adapter", "evaluation", ""] {
             for name in names(&run.at(folder)) {
-                if !["metrics.jsonl", "manifest.json", ".hashes.json", ".lock", "tensorboard"].iter().any(|known| name.contains(known)) {
+                if !["metrics.jsonl", "manifest.json", ".hashes.json", ".lock", "tensorboard"]
+                    .iter()
+                    .any(|known| name.contains(known))
+                {
                     let changed = fs::metadata(run.at(folder).join(&name)).and_then(|data| data.modified()).ok();
                     results.push((format!("{folder}/{name}"), changed));
                 }

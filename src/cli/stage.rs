@@ -136,7 +136,9 @@ fn lead<D: Device>(
             let done = body(name, device, comm, recipe);
             drop(samples);
             if COMPUTING.contains(name) {
-                telemetry::detail(|| format!("{name}: {} of the device's memory at most", words::bytes(device.memory().1 as u64)));
+                telemetry::detail(|| {
+                    format!("{name}: {} of the device's memory at most", words::bytes(device.memory().1 as u64))
+                });
             }
             done
         })?;

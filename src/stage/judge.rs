@@ -42,7 +42,8 @@ fn ask(recipe: &Recipe, teacher: &Journal, queries: &[Query<'_>]) -> Result<Vec<
         progress.set(done.fetch_add(1, Ordering::Relaxed) as u64 + 1, "");
         Ok(reply)
     })?;
-    progress.finish("");
+    let broken = broken_off(&replies);
+    progress.finish(&if broken.is_empty() { broken } else { format!("{} judgments{broken}", replies.len()) });
     Ok(replies)
 }
 

@@ -434,7 +434,9 @@ pub fn run<D: Device>(device: &D, comm: &Shared<D>, recipe: &Recipe) -> Result<S
     while state.iteration < settings.iterations {
         let chosen: Vec<&Prompt> =
             sequence[state.iteration * per_iteration..][..per_iteration].iter().map(|i| &prompts[*i]).collect();
-        let done = iterate(&mut learner, recipe, (&reading, &mut reward), &chosen, state.iteration, &mut metrics, &|phase| progress.tell(phase));
+        let done = iterate(&mut learner, recipe, (&reading, &mut reward), &chosen, state.iteration, &mut metrics, &|phase| {
+            progress.tell(phase)
+        });
         match done {
             Ok(iterated) => last = iterated.line,
             Err(error) => {

@@ -290,7 +290,10 @@ impl<'a, D: Device> Fit<'a, D> {
         });
         detail(|| {
             let (per_micro, micros, epochs) = (order.per_micro, order.accumulation, order.epochs);
-            format!("{name}: {} steps in {epochs} epoch(s), each of {micros} packed batch(es) of {per_micro} record(s)", order.steps())
+            format!(
+                "{name}: {} steps in {epochs} epoch(s), each of {micros} packed batch(es) of {per_micro} record(s)",
+                order.steps()
+            )
         });
     }
 

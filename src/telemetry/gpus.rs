@@ -105,7 +105,8 @@ mod tests {
 
     #[test]
     fn a_line_has_what_was_read() {
-        let sample = Sample { gpu: 0, utilization: Some(0.97), memory_bytes: Some(123), power_w: Some(512.3), sm_mhz: Some(1755) };
+        let sample =
+            Sample { gpu: 0, utilization: Some(0.97), memory_bytes: Some(123), power_w: Some(512.3), sm_mhz: Some(1755) };
         let expected = "{\"time\":1700000000.5,\"stage\":\"sft\",\"gpu\":0,\"utilization\":0.97,\"memory_bytes\":123,\
                         \"power_w\":512.3,\"sm_mhz\":1755}\n";
         assert_eq!(sample.line(1_700_000_000.5, "sft"), expected);

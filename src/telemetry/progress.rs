@@ -254,7 +254,13 @@ impl Progress {
                 let width = if columns < 100 { 12 } else { 24 };
                 let filled = (at.done.min(total) as f64 / total as f64 * width as f64) as usize;
                 let head = if filled == width { "" } else { ">" };
-                format!("{} [{head:=>filled$}{:rest$}] {words}", self.label, "", filled = filled + head.len(), rest = width - filled - head.len())
+                format!(
+                    "{} [{head:=>filled$}{:rest$}] {words}",
+                    self.label,
+                    "",
+                    filled = filled + head.len(),
+                    rest = width - filled - head.len()
+                )
             }
         };
         line.chars().take(room).collect()
@@ -339,7 +345,8 @@ mod tests {
         }
         progress.finish("");
         // After one second three are done, so seven take 7/3 s; after two and a half five, as many as are left.
-        let expected = "sft: 3/10 steps, 2.3 s left, loss 1.0\nsft: 5/10 steps, 2.5 s left, loss 1.0\nsft: 10/10 steps, loss 1.0\n";
+        let expected =
+            "sft: 3/10 steps, 2.3 s left, loss 1.0\nsft: 5/10 steps, 2.5 s left, loss 1.0\nsft: 10/10 steps, loss 1.0\n";
         assert_eq!(page.text(), expected);
     }
 

@@ -182,7 +182,9 @@ mod tests {
     #[test]
     fn one_file_stays_and_its_name_sorts_last() {
         let folder = tempfile::tempdir().unwrap();
-        let names = || files(folder.path()).unwrap().iter().map(|p| p.file_name().unwrap().to_str().unwrap().into()).collect::<Vec<String>>();
+        let names = || {
+            files(folder.path()).unwrap().iter().map(|p| p.file_name().unwrap().to_str().unwrap().into()).collect::<Vec<String>>()
+        };
         let first = line(json!({"stage": "sft", "step": 1, "loss": 0.5, "time": 7.0}));
         Events::open(folder.path(), []).unwrap().write(&first).unwrap();
         assert_eq!(names(), ["events.out.tfevents.0000000001.repairity"]);

@@ -33,7 +33,11 @@ pub fn bytes(count: u64) -> String {
         (value, unit) = (value / 1e3, unit + 1);
     }
     // One decimal where it says something: not in 84.3 kB, but in 65.5 GB.
-    if value < 9.95 || (unit >= 2 && value < 99.95) { format!("{value:.1} {}", UNITS[unit]) } else { format!("{value:.0} {}", UNITS[unit]) }
+    if value < 9.95 || (unit >= 2 && value < 99.95) {
+        format!("{value:.1} {}", UNITS[unit])
+    } else {
+        format!("{value:.0} {}", UNITS[unit])
+    }
 }
 
 /// `1234 tokens/s`, `2.4 answers/s`, `3.1 answers/min`, `0.5 answers/h`.
@@ -62,7 +66,19 @@ mod tests {
     fn durations_have_two_units_at_most() {
         let seconds = [0.0, 0.04, 0.26, 9.94, 9.95, 59.4, 59.6, 72.0, 3600.0, 7530.0, 86400.0, 273_600.0, f64::NAN, -1.0];
         let expected = [
-            "0.0 s", "0.0 s", "0.3 s", "9.9 s", "10 s", "59 s", "1 min", "1 min 12 s", "1 h", "2 h 5 min", "1 d", "3 d 4 h", "0.0 s",
+            "0.0 s",
+            "0.0 s",
+            "0.3 s",
+            "9.9 s",
+            "10 s",
+            "59 s",
+            "1 min",
+            "1 min 12 s",
+            "1 h",
+            "2 h 5 min",
+            "1 d",
+            "3 d 4 h",
+            "0.0 s",
             "0.0 s",
         ];
         assert_eq!(seconds.map(duration), expected);
@@ -78,7 +94,15 @@ mod tests {
     #[test]
     fn slow_rates_are_told_by_the_minute_or_the_hour() {
         let rates = [1234.4, 9.96, 2.44, 0.96, 0.5, 0.02, 0.001].map(|per_second| rate(per_second, "answers"));
-        let expected = ["1234 answers/s", "10 answers/s", "2.4 answers/s", "1.0 answers/s", "30 answers/min", "1.2 answers/min", "3.6 answers/h"];
+        let expected = [
+            "1234 answers/s",
+            "10 answers/s",
+            "2.4 answers/s",
+            "1.0 answers/s",
+            "30 answers/min",
+            "1.2 answers/min",
+            "3.6 answers/h",
+        ];
         assert_eq!(rates, expected);
     }
 
