@@ -555,6 +555,7 @@ pub fn iterate<D: Device>(
             ("ended", json!(ended)),
             ("explained_variance", json!(ppo::explained_variance(&values, &returns))),
             ("sampler_drift", json!(drift)),
+            ("lr", json!(learner.policy_rate.at(iteration * settings.epochs * settings.minibatches))),
             ("epochs", json!(epochs)),
             ("ended_early", json!(ended_early)),
             ("rollout_seconds", json!(sampled)),

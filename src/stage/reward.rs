@@ -104,6 +104,12 @@ impl<D: Device> Task<D> for Preferences<'_, D> {
         self.pairs[record].first.len() + self.pairs[record].second.len()
     }
 
+    fn products(&self, record: usize) -> Option<f64> {
+        let train = if self.model.adapter.is_some() { Train::Lora } else { Train::Full };
+        let of = |tokens: &[u32]| train::products(&self.model.decoder.config, tokens.len(), 0, train);
+        Some(of(&self.pairs[record].first) + of(&self.pairs[record].second))
+    }
+
     fn id(&self, record: usize) -> String {
         self.pairs[record].id.clone()
     }

@@ -66,6 +66,11 @@ impl<D: Device> Task<D> for Supervised<D> {
         self.examples[record].tokens.len()
     }
 
+    fn products(&self, record: usize) -> Option<f64> {
+        let train = if self.adapter.is_some() { Train::Lora } else { Train::Full };
+        Some(train::products(&self.decoder.config, self.tokens(record), self.weight(record) as usize, train))
+    }
+
     fn id(&self, record: usize) -> String {
         self.ids[record].clone()
     }

@@ -16,7 +16,7 @@ use repairity::record::{Candidate, Preference, write_jsonl};
 use serde_json::Value;
 
 #[path = "events.rs"]
-mod events;
+pub mod events;
 
 use crate::tiny;
 
