@@ -70,12 +70,14 @@ impl Bar {
 }
 
 impl Drop for Bar {
-    /// Work that ended early leaves its bar as it stood, so that the error is read below it.
+    /// Work that ended early leaves its last line, and the error is read below it.
     fn drop(&mut self) {
-        if !self.0.is_finished() {
-            self.0.abandon();
-        }
+        let early = !self.0.is_finished();
+        self.0.finish_and_clear();
         DRAWN.fetch_sub(1, Ordering::Relaxed);
+        if early {
+            write_line(&self.0.message());
+        }
     }
 }
 
@@ -122,7 +124,9 @@ impl Progress {
         let form = if silent() {
             Form::Quiet
         } else if terminal() {
-            Form::Bar(Bar::new("{wide_msg}"))
+            let bar = Bar::new("{wide_msg}");
+            bar.0.set_message(label.to_string());
+            Form::Bar(bar)
         } else {
             Form::Lines(Mutex::new(Box::new(std::io::stderr())))
         };
@@ -350,13 +354,13 @@ mod tests {
         assert_eq!(page.text(), expected);
     }
 
-    /// Three days with a step a second are 60 lines in the first minute, 54 in the nine after it, and one a minute then.
+    /// Three days with a step a second: a line in each of the seconds 1 to 59, in 69, 79, ... 599, and in 659, 719, ... 259199.
     #[test]
     fn plain_lines_become_rare() {
         let (progress, page) = lines(1_000_000);
         let seconds = 3 * 24 * 3600;
         (1..=seconds).for_each(|second| progress.update(after(&progress, second as f64), Some(second), ""));
-        assert_eq!(page.text().lines().count(), 60 + 54 + (3 * 24 * 60 - 10));
+        assert_eq!(page.text().lines().count(), 59 + 54 + (259_199 - 599) / 60);
         progress.update(after(&progress, seconds as f64 + 0.5), Some(1_000_000), "");
         assert_eq!(page.text().lines().last().unwrap(), "sft: 1000000/1000000");
     }
