@@ -276,7 +276,7 @@ fn last_checkpoint(ground: &Ground, case: &Case, name: &str) -> (String, BTreeMa
         match case.command {
             "sft" => stage::sft::run(&device, &comm, &recipe).map(drop),
             "reward" => stage::reward::run(&device, &comm, &recipe).map(drop),
-            _ => stage::ppo::run(&device, &comm, &recipe),
+            _ => stage::ppo::run(&device, &comm, &recipe).map(drop),
         }
     };
     Hub::new(0, recipe.gpus, recipe.gpus).run(work).unwrap();

@@ -35,7 +35,7 @@ impl Stage {
         match self {
             Stage::Sft => stage::sft::run(device, comm, recipe).map(drop),
             Stage::Reward => stage::reward::run(device, comm, recipe).map(drop),
-            Stage::Ppo => stage::ppo::run(device, comm, recipe),
+            Stage::Ppo => stage::ppo::run(device, comm, recipe).map(drop),
         }
     }
 
