@@ -179,12 +179,12 @@ pub fn run<D: Device>(device: &D, comm: &Shared<D>, recipe: &Recipe) -> Result<S
         "comparisons": pairwise(&models, recipe.seed)?,
     });
     write_json(&files.summary(), &summary)?;
-    let rates: Vec<String> = metrics_of(&summary).collect();
+    let rates: Vec<String> = rates(&summary).collect();
     Ok(format!("{} problems, {} {}", problems.len(), rate_name(&recipe.problems.suite), rates.join(", ")))
 }
 
 /// Each model's rate: `sft 0.412`.
-fn metrics_of(summary: &Value) -> impl Iterator<Item = String> {
+fn rates(summary: &Value) -> impl Iterator<Item = String> {
     let models = summary["models"].as_object().into_iter().flatten();
     models.map(|(name, measured)| format!("{name} {:.3}", measured["pass_at_1"].as_f64().unwrap_or(0.0)))
 }
