@@ -37,6 +37,9 @@ pub struct Cli {
     /// No progress and no notes on standard error; errors stay
     #[arg(long, short, global = true)]
     pub quiet: bool,
+    /// Says more on standard error: the device, models, data, memory, checkpoints, and the numbers of each step
+    #[arg(long, short, global = true, conflicts_with = "quiet")]
+    pub verbose: bool,
     #[command(subcommand)]
     command: Command,
 }

@@ -13,6 +13,7 @@
 //! Every operator checks its extents and returns [`Error::Extent`] naming operator and argument. Zero tokens are legal.
 
 mod check;
+pub mod cards;
 pub mod cost;
 pub mod cpu;
 pub mod cuda;

@@ -12,6 +12,7 @@ use repairity::telemetry::{self, interrupt};
 fn main() -> ExitCode {
     let cli = cli::Cli::parse();
     telemetry::set_quiet(cli.quiet);
+    telemetry::set_verbose(cli.verbose);
     let result = interrupt::install().map_err(Into::into).and_then(|()| cli.run());
     match result {
         Ok(code) => code,

@@ -3,7 +3,6 @@
 //! The engine's own code runs on a [`Meter`], so memory is what the engine allocates. Time is a floor (a roofline: Williams,
 //! Waterman & Patterson 2009) that no implementation of these operators can beat; how close one comes, `repairity bench` measures.
 
-pub mod cards;
 mod rollouts;
 pub mod shapes;
 pub mod stages;
@@ -15,10 +14,12 @@ use half::bf16;
 use serde::Serialize;
 
 use crate::device::Meter;
+pub use crate::device::cards;
 use crate::device::meter::{Class, Style};
 use crate::error::Result;
 use crate::model::Config;
 use crate::recipe::Recipe;
+
 use cards::Machine;
 use stages::{Metered, View};
 use time::Seconds;

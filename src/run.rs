@@ -17,7 +17,7 @@ use serde_json::Value;
 use crate::error::{Error, Result};
 use crate::recipe::Recipe;
 use crate::record::remove_temporaries;
-use crate::telemetry;
+use crate::telemetry::{note, words};
 use hash::Hashes;
 pub use manifest::{Manifest, Record, State};
 
@@ -103,9 +103,23 @@ impl Runner {
         &self.folder
     }
 
-    /// Runs a stage unless it is unchanged or outside of the range. Whatever the body returns is written into the manifest
-    /// before this returns. Errors: the body's; an input that is missing; an output that the body did not write.
-    pub fn stage(&mut self, spec: &StageSpec, body: impl FnOnce() -> Result<()>) -> Result<Done> {
+    /// Tells what a run of these stages will do, in two lines: `what`, then which of them ended well the last time. Whether those are
+    /// still good is looked at when their turn comes.
+    pub fn announce(&self, what: &str, names: &[&str]) {
+        note(&format!("run: {what} -> {}, on {}", self.folder.display(), self.manifest.device));
+        let is_done = |name: &&str| self.manifest.stage(name).is_some_and(|record| record.state == State::Done);
+        let (done, to_do): (Vec<&str>, Vec<&str>) = names.iter().copied().partition(|name| !self.fresh && is_done(name));
+        let list = |names: &[&str]| if names.is_empty() { "nothing".into() } else { names.join(", ") };
+        match done.is_empty() {
+            true => note(&format!("run: to do: {}", list(&to_do))),
+            false => note(&format!("run: done before: {}; to do: {}", list(&done), list(&to_do))),
+        }
+    }
+
+    /// Runs a stage unless it is unchanged or outside of the range. How the body ended is written into the manifest before this
+    /// returns. What the body returns is told a person, with the outputs: `300 steps, loss 0.3123`, or nothing. Errors: the body's; an
+    /// input that is missing; an output that the body did not write.
+    pub fn stage(&mut self, spec: &StageSpec, body: impl FnOnce() -> Result<String>) -> Result<Done> {
         let at = position("stage", spec.name)?;
         if at < self.from || at > self.until {
             return Ok(Done::Outside);
@@ -126,7 +140,7 @@ impl Runner {
         {
             // Left by a process that was killed when it had noted that the stage was done.
             self.remove_state(spec)?;
-            telemetry::note(&format!("{}: unchanged, skipped", spec.name));
+            note(&format!("{}: unchanged, skipped", spec.name));
             return Ok(Done::Unchanged);
         }
         let resumed = before.filter(|record| record.state != State::Done);
@@ -151,17 +165,19 @@ impl Runner {
             error: None,
         };
         self.save(&record)?;
+        note(&started(spec));
         let start = Instant::now();
-        let result = body().and_then(|()| self.outputs_of(spec));
+        let result = body().and_then(|summary| Ok((summary, self.outputs_of(spec)?)));
         record.seconds += start.elapsed().as_secs_f64();
         match result {
-            Ok(outputs) => {
+            Ok((summary, outputs)) => {
                 record.state = State::Done;
                 record.outputs = outputs;
                 self.save(&record)?;
                 // After the record: a crash between the two leaves a checkpoint too many, never one too few.
                 self.remove_state(spec)?;
                 self.remove_aside(spec)?;
+                note(&ended(spec, record.seconds, &summary));
                 Ok(Done::Ran)
             }
             Err(error) => {
@@ -226,6 +242,32 @@ impl Runner {
         self.hashes.save()?;
         self.manifest.write(&self.folder.join("manifest.json"))
     }
+}
+
+/// `sft: starts, reads models/tiny (1.2 MB), runs/x/sft.jsonl (81 kB)`.
+fn started(spec: &StageSpec) -> String {
+    let sized = |path: &PathBuf| format!("{} ({})", path.display(), words::bytes(words::size(path)));
+    let inputs: Vec<String> = spec.inputs.iter().map(sized).collect();
+    match inputs.is_empty() {
+        true => format!("{}: starts", spec.name),
+        false => format!("{}: starts, reads {}", spec.name, inputs.join(", ")),
+    }
+}
+
+/// `sft: done in 1 min 12 s, 300 steps, loss 0.3123 -> runs/x/sft/adapter (84 kB)`. The time is that of all the attempts. Outputs
+/// beside the first have their name alone, and those that are empty are left out.
+fn ended(spec: &StageSpec, seconds: f64, summary: &str) -> String {
+    let summary = if summary.is_empty() { String::new() } else { format!(", {summary}") };
+    let mut outputs = Vec::new();
+    for path in &spec.outputs {
+        let beside = path.parent() == spec.outputs[0].parent() && !outputs.is_empty();
+        let name = path.file_name().filter(|_| beside).map_or(path.as_os_str(), |name| name);
+        let size = words::size(path);
+        if size > 0 || spec.outputs.len() == 1 {
+            outputs.push(format!("{} ({})", name.display(), words::bytes(size)));
+        }
+    }
+    format!("{}: done in {}{summary} -> {}", spec.name, words::duration(seconds), outputs.join(", "))
 }
 
 /// Where checkpoints are put that another attempt may not need.

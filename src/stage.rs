@@ -18,6 +18,7 @@ pub mod train;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -34,7 +35,7 @@ use crate::record::{Extra, Problem, program};
 use crate::sandbox;
 use crate::teacher::{self, recorded::Journal};
 
-use crate::telemetry::interrupt;
+use crate::telemetry::{busy, detail, interrupt, words};
 
 /// Where a run's files are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -151,6 +152,21 @@ impl Files {
     pub fn metrics(&self) -> PathBuf {
         self.out.join("metrics.jsonl")
     }
+
+    /// What the GPUs said of themselves meanwhile.
+    pub fn gpus(&self) -> PathBuf {
+        self.out.join("gpu.jsonl")
+    }
+}
+
+/// Loads what lies in a model's folder; that can take minutes.
+fn load<T>(stage: &str, folder: &Path, load: impl FnOnce() -> Result<T>) -> Result<T> {
+    let size = words::bytes(words::size(folder));
+    let started = Instant::now();
+    let loaded = busy(&format!("{stage}: loading {} ({size})", folder.display()), load)?;
+    let seconds = words::duration(started.elapsed().as_secs_f64());
+    detail(|| format!("{stage}: loaded {} ({size}) in {seconds}", folder.display()));
+    Ok(loaded)
 }
 
 /// What a checkpoint must agree with: a hash of settings and of the tokens trained on.
@@ -224,7 +240,14 @@ fn checker(recipe: &Recipe) -> Result<Checker> {
 
 /// The recipe's teacher, with every answer stored on arrival.
 fn teacher(recipe: &Recipe, files: &Files) -> Result<Journal> {
-    teacher::open_journaled(&teacher_settings(recipe), &files.journal(), Box::new(interrupt::sleep))
+    let sleep = |wait: Duration| {
+        // Shorter ones keep the pace that the provider allows.
+        if wait >= Duration::from_secs(1) {
+            detail(|| format!("teacher: waits {} before it is asked again", words::duration(wait.as_secs_f64())));
+        }
+        interrupt::sleep(wait)
+    };
+    teacher::open_journaled(&teacher_settings(recipe), &files.journal(), Box::new(sleep))
 }
 
 /// Whether the recipe's teacher can be asked: its key is set, its file is readable. Nothing is asked.

@@ -121,7 +121,10 @@ impl Seen {
         let mut results = Vec::new();
         for folder in ["sft/adapter", "sft/model", "reward/model", "ppo/adapter", "evaluation", ""] {
             for name in names(&run.at(folder)) {
-                if !["metrics.jsonl", "manifest.json", ".hashes.json", ".lock"].iter().any(|known| name.contains(known)) {
+                if !["metrics.jsonl", "manifest.json", ".hashes.json", ".lock", "tensorboard"]
+                    .iter()
+                    .any(|known| name.contains(known))
+                {
                     let changed = fs::metadata(run.at(folder).join(&name)).and_then(|data| data.modified()).ok();
                     results.push((format!("{folder}/{name}"), changed));
                 }
@@ -273,7 +276,7 @@ fn last_checkpoint(ground: &Ground, case: &Case, name: &str) -> (String, BTreeMa
         match case.command {
             "sft" => stage::sft::run(&device, &comm, &recipe).map(drop),
             "reward" => stage::reward::run(&device, &comm, &recipe).map(drop),
-            _ => stage::ppo::run(&device, &comm, &recipe),
+            _ => stage::ppo::run(&device, &comm, &recipe).map(drop),
         }
     };
     Hub::new(0, recipe.gpus, recipe.gpus).run(work).unwrap();

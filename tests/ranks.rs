@@ -320,7 +320,7 @@ fn two_processes_train_what_two_threads_train() {
     let [first, second] = children.map(|child| child.wait_with_output().unwrap());
     let said = |output: &Output| String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(first.status.success() && second.status.success(), "{}{}", said(&first), said(&second));
-    assert!(said(&first).contains("sft: 2 steps, wrote "), "{}", said(&first));
+    assert!(said(&first).contains(", 2 steps, loss "), "{}", said(&first));
     assert_eq!(said(&second), "");
     assert!(values(Stage::Sft, &processes) == values(Stage::Sft, &threads), "other bits");
     assert_eq!(metrics(&processes), metrics(&threads));

@@ -200,7 +200,7 @@ fn an_interrupt_before_the_first_step() {
         let body = || match stage.name {
             "sft" => stage::sft::run(&device, &comm::solo(), &recipe).map(drop),
             "reward" => stage::reward::run(&device, &comm::solo(), &recipe).map(drop),
-            _ => stage::ppo::run(&device, &comm::solo(), &recipe),
+            _ => stage::ppo::run(&device, &comm::solo(), &recipe).map(drop),
         };
         flag.store(true, std::sync::atomic::Ordering::SeqCst);
         let interrupted = body();

@@ -58,10 +58,10 @@ impl Run {
         self.specs().iter().map(|spec| runner.stage(spec, || self.copy(spec)).unwrap()).collect()
     }
 
-    fn copy(&self, spec: &StageSpec) -> Result<()> {
+    fn copy(&self, spec: &StageSpec) -> Result<String> {
         self.ran.borrow_mut().push(spec.name);
         fs::copy(&spec.inputs[0], &spec.outputs[0]).unwrap();
-        Ok(())
+        Ok(String::new())
     }
 
     fn ran(&self) -> Vec<&'static str> {
@@ -140,7 +140,7 @@ fn fresh_runs_everything_from_its_start() {
 }
 
 /// Runs sft, whose body sees whether its checkpoint is there and then ends with `end`.
-fn sft(run: &Run, end: Result<()>) -> (bool, Result<Done>) {
+fn sft(run: &Run, end: Result<String>) -> (bool, Result<Done>) {
     let mut runner = run.open(false);
     let [filter, sft, _] = run.specs();
     runner.stage(&filter, || run.copy(&filter)).unwrap();
@@ -161,7 +161,7 @@ fn an_interrupted_stage_goes_on_from_its_checkpoint() {
     let record = run.manifest().stage("sft").unwrap().clone();
     assert_eq!((record.state, record.outputs.len()), (State::Interrupted, 0));
 
-    let (resumed, done) = sft(&run, Ok(()));
+    let (resumed, done) = sft(&run, Ok(String::new()));
     assert_eq!((resumed, done.unwrap()), (true, Ran));
     assert_eq!(run.manifest().stage("sft").unwrap().state, State::Done);
     assert!(!run.checkpoint().exists());
@@ -172,7 +172,7 @@ fn a_checkpoint_of_other_settings_is_not_gone_on_from() {
     let mut run = Run::new();
     sft(&run, Err(Error::Interrupted)).1.unwrap_err();
     run.learning_rate = 5e-6;
-    assert!(!sft(&run, Ok(())).0);
+    assert!(!sft(&run, Ok(String::new())).0);
 }
 
 /// An input that was damaged for a while cost all that the stage had reached.
@@ -187,13 +187,13 @@ fn a_damaged_input_does_not_cost_the_checkpoint() {
     assert!(!resumed && done.is_err_and(|e| e.exit_code() == 2));
     fs::write(run.root.path().join("data"), whole).unwrap();
     assert_eq!(fs::read_to_string(run.checkpoint().join("step")).unwrap(), "46");
-    assert!(sft(&run, Ok(())).0);
+    assert!(sft(&run, Ok(String::new())).0);
 
     // Any other end of the new attempt: the old one is history.
     fs::write(run.root.path().join("data"), "2").unwrap();
     sft(&run, Err(Error::Interrupted)).1.unwrap_err();
     fs::write(run.root.path().join("data"), "3").unwrap();
-    assert!(!sft(&run, Ok(())).0);
+    assert!(!sft(&run, Ok(String::new())).0);
     assert_eq!(fs::read_dir(run.out().join("checkpoints")).unwrap().count(), 0);
 }
 
@@ -204,7 +204,7 @@ fn a_killed_process_counts_as_interrupted() {
     let path = run.out().join("manifest.json");
     let text = fs::read_to_string(&path).unwrap();
     fs::write(&path, text.replace("\"interrupted\"", "\"running\"")).unwrap();
-    assert!(sft(&run, Ok(())).0);
+    assert!(sft(&run, Ok(String::new())).0);
 }
 
 #[test]
@@ -219,7 +219,7 @@ fn a_failure_is_recorded_with_its_reason() {
 #[test]
 fn a_stage_that_writes_nothing_has_failed() {
     let run = Run::new();
-    let error = run.open(false).stage(&run.specs()[0], || Ok(())).unwrap_err();
+    let error = run.open(false).stage(&run.specs()[0], || Ok(String::new())).unwrap_err();
     assert_eq!(error.exit_code(), 1);
     assert!(error.to_string().starts_with("stage filter: ended without writing "), "{error}");
     assert_eq!(run.manifest().stage("filter").unwrap().state, State::Failed);

@@ -82,7 +82,7 @@ impl<'a, D: Device> Iterations<'a, D> {
     pub fn run(&mut self, iteration: usize) -> Result<Iterated> {
         let chosen: Vec<&Prompt> = self.prompts.iter().collect();
         let models = (&Reading::Tokens, &mut self.reward);
-        iterate(&mut self.learner, self.recipe, models, &chosen, iteration, &mut None)
+        iterate(&mut self.learner, self.recipe, models, &chosen, iteration, &mut None, &|_| ())
     }
 }
 

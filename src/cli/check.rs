@@ -226,7 +226,7 @@ fn apart<'a>(checker: &Checker, items: Vec<(&'a Problem, &'a str)>) -> (Vec<(&'a
 }
 
 fn judge(checker: Checker, items: &[(&Problem, &str)]) -> Result<Vec<Verdict>> {
-    let progress = Progress::new("check", items.len() as u64);
+    let progress = Progress::new("check", items.len() as u64).rated("checks");
     let verdicts = checker.check_all(items, &|done| progress.set(done as u64, ""))?;
     progress.finish("");
     Ok(verdicts)

@@ -127,7 +127,7 @@ impl Args {
             eos: tokenizer.as_ref().map_or(decoder.config.eos.clone(), |tokenizer| tokenizer.eos_ids().to_vec()),
             batch: self.batch,
         };
-        let progress = Progress::new("generate", (requests.len() * self.max_new_tokens) as u64);
+        let progress = Progress::new("generate", (requests.len() * self.max_new_tokens) as u64).rated("tokens");
         let mut written = 0;
         let mut on_token = |_: usize, _: u32| {
             written += 1;

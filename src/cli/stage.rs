@@ -2,24 +2,26 @@
 //! the runner to know what is done.
 
 use std::io::Write;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use repairity::comm::{self, Hub, Shared, World};
 use repairity::device::Device;
+use repairity::device::cuda::gpu;
 use repairity::digest;
 use repairity::error::{Error, Result};
 use repairity::recipe::{DeviceChoice, Recipe, Train};
 use repairity::report;
 use repairity::run::{Runner, STAGES, StageSpec};
 use repairity::stage::{self, Files};
-use repairity::telemetry;
+use repairity::telemetry::{self, gpus, nvml, words};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use super::RecipeArgs;
-use super::device::{self, Ranked, on};
+use super::device::{self, Chosen, Ranked, on};
 
 /// The arguments of every stage.
 #[derive(Debug, clap::Args)]
@@ -85,10 +87,14 @@ pub fn advance(recipe: &Recipe, fresh: bool, from: Option<&str>, until: Option<&
             telemetry::mute();
         }
         let chosen = device::open(choice, own.start + group.rank() - before)?.deterministic(recipe.deterministic);
+        let gpus = match &chosen {
+            Chosen::Cpu(_) => 0..0,
+            Chosen::Cuda(_) => own.clone(),
+        };
         on!(chosen, device => {
             let comm = device.join(group)?;
             let done = match comm.group().is_first() {
-                true => lead(Runner::open(recipe, fresh)?.between(from, until)?, &device, &comm, recipe, wanted),
+                true => lead(Runner::open(recipe, fresh)?.between(from, until)?, &device, &comm, recipe, &names, gpus),
                 false => follow(&device, &comm, recipe),
             };
             // Before the communicator goes, which may take a while: the others are waiting in collectives.
@@ -98,28 +104,61 @@ pub fn advance(recipe: &Recipe, fresh: bool, from: Option<&str>, until: Option<&
     Ok(world.process == 0 && !only_pretrain)
 }
 
-/// Rank 0: runs the stages that are not done, and calls the other ranks to those that compute.
+/// Rank 0: runs the stages that are not done, and calls the other ranks to those that compute. `gpus` are those that this process
+/// drives; none where it computes on the CPU.
 fn lead<D: Device>(
     mut runner: Runner,
     device: &D,
     comm: &Shared<D>,
     recipe: &Recipe,
-    wanted: impl Fn(&&str) -> bool,
+    names: &[&'static str],
+    gpus: Range<usize>,
 ) -> Result<()> {
     let group = comm.group();
     runner.set_device(match group.ranks() {
         1 => device.name(),
         ranks => format!("{ranks} x {}", device.name()),
     });
-    for name in STAGES.into_iter().filter(wanted) {
+    if names.len() > 1 {
+        runner.announce(&format!("{}, policy {}", recipe.problems.suite, recipe.policy.model.display()), names);
+    }
+    telemetry::detail(|| {
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        format!("run: {}, {} rank(s), {threads} processors", device.name(), group.ranks())
+    });
+    for name in names {
         runner.stage(&spec(name, recipe), || {
-            if COMPUTING.contains(&name) {
+            let mut samples = None;
+            if COMPUTING.contains(name) {
                 group.broadcast("stage", name.as_bytes().to_vec())?;
+                samples = watch(name, recipe, gpus.clone());
             }
-            body(name, device, comm, recipe)
+            let done = body(name, device, comm, recipe);
+            drop(samples);
+            if COMPUTING.contains(name) {
+                telemetry::detail(|| {
+                    format!("{name}: {} of the device's memory at most", words::bytes(device.memory().1 as u64))
+                });
+            }
+            done
         })?;
     }
     group.broadcast("stage", Vec::new()).map(drop)
+}
+
+/// Begins to write down what these GPUs say of themselves, if they can be read.
+fn watch(stage: &str, recipe: &Recipe, gpus: Range<usize>) -> Option<gpus::Log> {
+    if gpus.is_empty() {
+        return None;
+    }
+    let source = gpus.map(|ordinal| gpu::uuid(ordinal).map_err(|e| e.to_string())).collect::<std::result::Result<_, _>>();
+    match source.and_then(nvml::Gpus::open) {
+        Ok(source) => Some(gpus::Log::start(&Files::of(recipe).gpus(), stage, source, gpus::INTERVAL)),
+        Err(why) => {
+            telemetry::detail(|| format!("{stage}: no gpu.jsonl: {why}"));
+            None
+        }
+    }
 }
 
 /// Every other rank: takes part in the stages that rank 0 calls it to.
@@ -127,7 +166,7 @@ fn follow<D: Device>(device: &D, comm: &Shared<D>, recipe: &Recipe) -> Result<()
     loop {
         let called = comm.group().broadcast("stage", Vec::new())?;
         match STAGES.into_iter().find(|name| name.as_bytes() == &called[..]) {
-            Some(name) => body(name, device, comm, recipe)?,
+            Some(name) => drop(body(name, device, comm, recipe)?),
             None => return Ok(()),
         }
     }
@@ -152,19 +191,20 @@ fn ready(recipe: &Recipe, names: &[&'static str]) -> Result<()> {
     if names.iter().any(asks) { stage::check_teacher(recipe) } else { Ok(()) }
 }
 
-fn body<D: Device>(name: &str, device: &D, comm: &Shared<D>, recipe: &Recipe) -> Result<()> {
+/// Runs a stage; what came of it, for a person.
+fn body<D: Device>(name: &str, device: &D, comm: &Shared<D>, recipe: &Recipe) -> Result<String> {
     match name {
-        "pretrain" => stage::pretrain::run(device, comm, recipe).map(drop),
+        "pretrain" => stage::pretrain::run(device, comm, recipe).map(|fitted| fitted.to_string()),
         "problems" => stage::problems::run(recipe),
         "collect" => stage::collect::run(recipe),
         "filter" => stage::filter::run(recipe),
-        "sft" => stage::sft::run(device, comm, recipe).map(drop),
+        "sft" => stage::sft::run(device, comm, recipe).map(|fitted| fitted.to_string()),
         "candidates" => stage::candidates::run(device, comm, recipe),
         "judge" => stage::judge::run(recipe),
-        "reward" => stage::reward::run(device, comm, recipe).map(drop),
+        "reward" => stage::reward::run(device, comm, recipe).map(|fitted| fitted.to_string()),
         "ppo" => stage::ppo::run(device, comm, recipe),
         "evaluate" => stage::evaluate::run(device, comm, recipe),
-        "report" => report::run(recipe),
+        "report" => report::run(recipe).map(|()| String::new()),
         other => Err(Error::input("stage", format!("{other} is not one of {}", STAGES.join(", ")))),
     }
 }

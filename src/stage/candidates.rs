@@ -10,10 +10,9 @@ use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::recipe::Recipe;
 use crate::record::{Outcome, Problem, Split, read_jsonl, write_jsonl};
-use crate::telemetry::note;
 
-/// Runs the stage.
-pub fn run<D: Device>(device: &D, comm: &Shared<D>, recipe: &Recipe) -> Result<()> {
+/// Runs the stage. Returns what came of it, on the first rank.
+pub fn run<D: Device>(device: &D, comm: &Shared<D>, recipe: &Recipe) -> Result<String> {
     let (files, settings) = (Files::of(recipe), &recipe.candidates);
     let problems: Vec<Problem> = read_jsonl(&files.problems())?;
     let held: Vec<&Problem> = problems.iter().filter(|problem| problem.split == Some(Split::Validation)).collect();
@@ -32,11 +31,10 @@ pub fn run<D: Device>(device: &D, comm: &Shared<D>, recipe: &Recipe) -> Result<(
     };
     let mut answers = student.answer(device, comm.group(), recipe, &held, &ask)?;
     if !comm.group().is_first() {
-        return Ok(());
+        return Ok(String::new());
     }
-    sample::check(recipe, &held, &mut answers)?;
+    sample::check(recipe, "candidates", &held, &mut answers)?;
     let passed = answers.iter().filter(|answer| answer.verdict.as_ref().is_some_and(|v| v.verdict == Outcome::Pass)).count();
     write_jsonl(&files.candidates(), &answers)?;
-    note(&format!("candidates: {passed} of {} pass, wrote {}", answers.len(), files.candidates().display()));
-    Ok(())
+    Ok(format!("{} answers, {passed} pass", answers.len()))
 }

@@ -10,6 +10,7 @@ use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
 use std::path::{Component, Path, PathBuf};
 use std::thread::{self, JoinHandle};
+use std::time::Instant;
 
 use rayon::prelude::*;
 use serde::de::DeserializeOwned;
@@ -20,7 +21,7 @@ use crate::checkpoint::{self, Named, Storage};
 use crate::comm::Group;
 use crate::digest::{self, Summing};
 use crate::error::{Error, Result};
-use crate::telemetry::note;
+use crate::telemetry::{detail, note, words};
 
 const SUMS: &str = "SHA256SUMS";
 
@@ -52,6 +53,7 @@ pub struct Checkpoints {
 /// A checkpoint under way: at most one, since all of it is in memory.
 struct Writing {
     step: usize,
+    started: Instant,
     thread: std::io::Result<JoinHandle<Result<Vec<Written>>>>,
 }
 
@@ -101,12 +103,19 @@ impl Checkpoints {
     /// arose has it as its own, the others as [`Error::Rank`].
     pub fn finish(&mut self, group: &Group) -> Result<()> {
         let Some(writing) = self.writing.take() else { return Ok(()) };
-        let step = writing.step;
+        let (step, started) = (writing.step, writing.started);
         let published = settle(group, "checkpoint: written", writing.wait())
             .and_then(|parts| from_first(group, "checkpoint: publish", || self.publish(step, &parts)));
         if published.is_err() && group.is_first() {
             // What could not be written can sometimes not be removed either; the next start removes it then.
             let _ = remove(&self.partial(step));
+        }
+        if published.is_ok() {
+            let (whole, seconds) = (self.whole(step), started.elapsed().as_secs_f64());
+            detail(|| {
+                let (path, size) = (whole.display(), words::bytes(words::size(&whole)));
+                format!("{}: wrote {path} ({size}), {} after its begin", self.stage(), words::duration(seconds))
+            });
         }
         published
     }
@@ -156,7 +165,7 @@ impl Checkpoints {
             fs::create_dir_all(&partial).map_err(|e| Error::io(&partial, e))
         })?;
         let thread = thread::Builder::new().name(format!("checkpoint {step}")).spawn(move || write(&partial));
-        self.writing = Some(Writing { step, thread });
+        self.writing = Some(Writing { step, started: Instant::now(), thread });
         Ok(())
     }
 

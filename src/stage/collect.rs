@@ -98,8 +98,8 @@ pub(super) fn spread<T: Send>(count: usize, threads: usize, work: impl Fn(usize)
     Ok(results.into_iter().map(|result| result.expect("every index was worked on")).collect())
 }
 
-/// Runs the stage.
-pub fn run(recipe: &Recipe) -> Result<()> {
+/// Runs the stage. Returns what came of it.
+pub fn run(recipe: &Recipe) -> Result<String> {
     let files = Files::of(recipe);
     let problems: Vec<Problem> = read_jsonl(&files.problems())?;
     let asked: Vec<&Problem> = problems.iter().filter(|problem| problem.split != Some(Split::Test)).collect();
@@ -111,7 +111,7 @@ pub fn run(recipe: &Recipe) -> Result<()> {
     let query = |index: usize| Query::Trace { problem: asked[index], prompt: &prompts[index] };
     let queries: Vec<Query<'_>> = (0..asked.len()).map(query).collect();
     teacher.prepare(&queries, &|line| note(&format!("collect: {line}")))?;
-    let progress = Progress::new("collect", asked.len() as u64);
+    let progress = Progress::new("collect", asked.len() as u64).rated("traces");
     let done = AtomicUsize::new(0);
     let replies = spread(asked.len(), recipe.teacher.concurrency, |index| {
         let reply = teacher.ask(&queries[index])?;
@@ -120,15 +120,16 @@ pub fn run(recipe: &Recipe) -> Result<()> {
     })?;
     let broken = broken_off(&replies);
     let tokens: u64 = replies.iter().map(|reply| reply.usage.output_tokens).sum();
-    progress.finish(&format!("{} traces, {} tokens each{broken}", replies.len(), tokens / replies.len() as u64));
+    progress.finish("");
+    let each = tokens / replies.len() as u64;
     drop(queries);
     let parts = asked.iter().zip(prompts).zip(replies);
     let mut traces: Vec<Trace> = parts.map(|((problem, prompt), reply)| trace(teacher.model(), problem, prompt, reply)).collect();
     for (trace, problem) in traces.iter_mut().zip(&asked) {
         trace.extra.extend(provenance(problem, recipe.teacher.temperature, recipe.teacher.max_tokens));
     }
-    filter::check(recipe, &problems, &mut traces)?;
+    filter::check(recipe, "collect", &problems, &mut traces)?;
     write_jsonl(&files.traces(), &traces)?;
-    note(&format!("collect: {} traces{broken}, wrote {}", traces.len(), files.traces().display()));
-    Ok(())
+    let passed = traces.iter().filter(|trace| filter::passed(trace)).count();
+    Ok(format!("{} traces of {each} tokens each, {passed} with a fix that passes{broken}", traces.len()))
 }

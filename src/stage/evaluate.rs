@@ -123,8 +123,8 @@ fn outcomes(answers: &[Candidate]) -> BTreeMap<String, usize> {
     counts
 }
 
-/// Runs the stage.
-pub fn run<D: Device>(device: &D, comm: &Shared<D>, recipe: &Recipe) -> Result<()> {
+/// Runs the stage. Returns what came of it, on the first rank.
+pub fn run<D: Device>(device: &D, comm: &Shared<D>, recipe: &Recipe) -> Result<String> {
     let group = comm.group();
     let (files, settings) = (Files::of(recipe), &recipe.evaluate);
     let (split, config) = (split(recipe)?, variant(recipe)?);
@@ -155,7 +155,7 @@ pub fn run<D: Device>(device: &D, comm: &Shared<D>, recipe: &Recipe) -> Result<(
         if !group.is_first() {
             continue;
         }
-        sample::check(recipe, &problems, &mut answers)?;
+        sample::check(recipe, "evaluate", &problems, &mut answers)?;
         write_jsonl(&files.evaluation(name), &answers)?;
         let scores = scores(&problems, &answers, config);
         let measured = measure(&problems, &answers, &scores, recipe.seed);
@@ -169,7 +169,7 @@ pub fn run<D: Device>(device: &D, comm: &Shared<D>, recipe: &Recipe) -> Result<(
         models.push((name.clone(), scores));
     }
     if !group.is_first() {
-        return Ok(());
+        return Ok(String::new());
     }
     let summary = json!({
         "suite": recipe.problems.suite,
@@ -178,5 +178,13 @@ pub fn run<D: Device>(device: &D, comm: &Shared<D>, recipe: &Recipe) -> Result<(
         "models": metrics,
         "comparisons": pairwise(&models, recipe.seed)?,
     });
-    write_json(&files.summary(), &summary)
+    write_json(&files.summary(), &summary)?;
+    let rates: Vec<String> = rates(&summary).collect();
+    Ok(format!("{} problems, {} {}", problems.len(), rate_name(&recipe.problems.suite), rates.join(", ")))
+}
+
+/// Each model's rate: `sft 0.412`.
+fn rates(summary: &Value) -> impl Iterator<Item = String> {
+    let models = summary["models"].as_object().into_iter().flatten();
+    models.map(|(name, measured)| format!("{name} {:.3}", measured["pass_at_1"].as_f64().unwrap_or(0.0)))
 }

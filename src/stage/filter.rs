@@ -16,7 +16,7 @@ use crate::problem;
 use crate::prompt;
 use crate::recipe::{Objective, Recipe};
 use crate::record::{Conversation, Extra, Message, Outcome, Problem, Split, Trace, program, read_jsonl, write_jsonl};
-use crate::telemetry::{Progress, note};
+use crate::telemetry::Progress;
 
 /// The conversation that a trace teaches. Only the teacher's own text is trained on, never the reference.
 fn conversation(trace: &Trace, problem: &Problem, recipe: &Recipe) -> Conversation {
@@ -42,7 +42,7 @@ fn conversation(trace: &Trace, problem: &Problem, recipe: &Recipe) -> Conversati
 }
 
 /// Runs the tests of every trace that has no verdict yet.
-pub(super) fn check(recipe: &Recipe, problems: &[Problem], traces: &mut [Trace]) -> Result<()> {
+pub(super) fn check(recipe: &Recipe, stage: &str, problems: &[Problem], traces: &mut [Trace]) -> Result<()> {
     let by_id: HashMap<&str, &Problem> = problems.iter().map(|problem| (problem.id.as_str(), problem)).collect();
     if let Some(stray) = traces.iter().find(|trace| !by_id.contains_key(trace.id.as_str())) {
         return Err(Error::input(format!("trace of problem {}", stray.id), "problems.jsonl holds no such problem"));
@@ -53,25 +53,28 @@ pub(super) fn check(recipe: &Recipe, problems: &[Problem], traces: &mut [Trace])
     }
     let item = |index: &usize| (by_id[traces[*index].id.as_str()], traces[*index].answer.as_str());
     let items: Vec<(&Problem, &str)> = unchecked.iter().map(item).collect();
-    let progress = Progress::new("check", items.len() as u64);
+    let progress = Progress::new(&format!("{stage}: check"), items.len() as u64).rated("checks");
     let verdicts = checker(recipe)?.check_all(&items, &|done| progress.set(done as u64, ""))?;
-    let passed = verdicts.iter().filter(|verdict| verdict.verdict == Outcome::Pass).count();
-    progress.finish(&format!("{passed} of {} fixes pass", verdicts.len()));
+    progress.finish("");
     for (index, verdict) in unchecked.into_iter().zip(verdicts) {
         traces[index].verdict = Some(verdict);
     }
     Ok(())
 }
 
-/// Runs the stage.
-pub fn run(recipe: &Recipe) -> Result<()> {
+/// Whether a trace's fix passes its tests.
+pub(super) fn passed(trace: &Trace) -> bool {
+    trace.verdict.as_ref().is_some_and(|verdict| verdict.verdict == Outcome::Pass)
+}
+
+/// Runs the stage. Returns what came of it.
+pub fn run(recipe: &Recipe) -> Result<String> {
     let files = Files::of(recipe);
     let problems: Vec<Problem> = read_jsonl(&files.problems())?;
     let by_id: HashMap<&str, &Problem> = problems.iter().map(|problem| (problem.id.as_str(), problem)).collect();
     let mut traces: Vec<Trace> = read_jsonl(&files.traces())?;
-    check(recipe, &problems, &mut traces)?;
+    check(recipe, "filter", &problems, &mut traces)?;
     let find = |trace: &Trace| by_id[trace.id.as_str()];
-    let passed = |trace: &Trace| trace.verdict.as_ref().is_some_and(|verdict| verdict.verdict == Outcome::Pass);
     let count = traces.iter().filter(|trace| passed(trace)).count();
 
     let usable = |trace: &&Trace| if recipe.filter.enabled { passed(trace) } else { !trace.answer.is_empty() };
@@ -102,9 +105,10 @@ pub fn run(recipe: &Recipe) -> Result<()> {
     write_jsonl(&files.sft(), &records)?;
     write_jsonl(&files.sft_validation(), &held_out)?;
     write_jsonl(&files.sft_dropped(), &dropped)?;
-    if !dropped.is_empty() {
-        note(&format!("filter: {} traces dropped, see {}", dropped.len(), files.sft_dropped().display()));
-    }
-    note(&format!("filter: {} traces to train on (cap {limit}), wrote {}", records.len(), files.sft().display()));
-    Ok(())
+    let overlaps = match dropped.len() {
+        0 => String::new(),
+        count => format!(", {count} dropped as duplicates or overlaps"),
+    };
+    let (kept, all) = (records.len(), traces.len());
+    Ok(format!("{kept} of {all} traces kept to train on (cap {limit}), {} to validate on{overlaps}", held_out.len()))
 }

@@ -35,14 +35,15 @@ type Group<'a> = (&'a Problem, Vec<&'a Candidate>);
 /// Asks everything, first together where the teacher can, then one by one.
 fn ask(recipe: &Recipe, teacher: &Journal, queries: &[Query<'_>]) -> Result<Vec<Reply>> {
     teacher.prepare(queries, &|line| note(&format!("judge: {line}")))?;
-    let progress = Progress::new("judge", queries.len() as u64);
+    let progress = Progress::new("judge", queries.len() as u64).rated("judgments");
     let done = AtomicUsize::new(0);
     let replies = spread(queries.len(), recipe.teacher.concurrency, |index| {
         let reply = teacher.ask(&queries[index])?;
         progress.set(done.fetch_add(1, Ordering::Relaxed) as u64 + 1, "");
         Ok(reply)
     })?;
-    progress.finish(&format!("{} judgments{}", replies.len(), broken_off(&replies)));
+    let broken = broken_off(&replies);
+    progress.finish(&if broken.is_empty() { broken } else { format!("{} judgments{broken}", replies.len()) });
     Ok(replies)
 }
 
@@ -191,8 +192,8 @@ fn said(summary: &Value) -> String {
     parts.join(", ")
 }
 
-/// Runs the stage.
-pub fn run(recipe: &Recipe) -> Result<()> {
+/// Runs the stage. Returns what came of it.
+pub fn run(recipe: &Recipe) -> Result<String> {
     let files = Files::of(recipe);
     let problems: Vec<Problem> = read_jsonl(&files.problems())?;
     let candidates: Vec<Candidate> = read_jsonl(&files.candidates())?;
@@ -237,13 +238,7 @@ pub fn run(recipe: &Recipe) -> Result<()> {
     }
     write_jsonl(&files.preferences(), &preferences)?;
     write_json(&files.judging(), &summary)?;
-    note(&format!(
-        "judge: {} of {pairs} pairs labelled, {}, wrote {}",
-        preferences.len(),
-        said(&summary),
-        files.preferences().display()
-    ));
-    Ok(())
+    Ok(format!("{} of {pairs} pairs labelled, {}", preferences.len(), said(&summary)))
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ pub use rollout::{Prompt, Reading, Trajectory};
 use rollout::{prompts, rollout};
 
 use super::checkpoints::{Checkpoints, Content, Piece};
-use super::{Files, sft, spread, train};
+use super::{Files, load, sft, spread, train};
 use crate::batch::{NextTokens, Order};
 use crate::checkpoint;
 use crate::comm::{Group, Shared};
@@ -33,7 +33,7 @@ use crate::optim::{Hyper, LearningRate, Optimizer, Sum, deal};
 use crate::recipe::{Critic, Ppo, Recipe, RewardMemory, Train};
 use crate::rng::Rng;
 use crate::score::RewardModel;
-use crate::telemetry::{Metrics, Progress, interrupt, note};
+use crate::telemetry::{Metrics, Progress, detail, interrupt, note, words};
 use crate::tokenizer::Tokenizer;
 use crate::weights::{Grads, Param};
 
@@ -174,10 +174,11 @@ impl<'a, D: Device> Learner<'a, D> {
     }
 
     /// Fills in the log-probs and values that the iteration starts from. Micro-batches are those of the epochs, each on one rank.
-    fn measure(&self, trajectories: &mut [Trajectory]) -> Result<()> {
-        let size = self.settings.sequences_per_device;
+    fn measure(&self, trajectories: &mut [Trajectory], tell: &dyn Fn(&str)) -> Result<()> {
+        let (size, count) = (self.settings.sequences_per_device, trajectories.len());
         let chunks: Vec<&[Trajectory]> = trajectories.chunks(size).collect();
         let rows = spread(self.device, (self.group, &self.decoder), "measure rollouts", chunks.len(), |index| {
+            tell(&format!("measuring {} of {} responses", (index * size).min(count), count));
             let micro = Micro::new(self.device, chunks[index])?;
             let old = self.logprobs(&micro, Some(&self.policy))?;
             let reference = self.logprobs(&micro, self.reference.as_ref())?;
@@ -359,8 +360,8 @@ impl<'a, D: Device> Learner<'a, D> {
     }
 }
 
-/// Runs the stage.
-pub fn run<D: Device>(device: &D, comm: &Shared<D>, recipe: &Recipe) -> Result<()> {
+/// Runs the stage. Returns what came of it.
+pub fn run<D: Device>(device: &D, comm: &Shared<D>, recipe: &Recipe) -> Result<String> {
     let (files, settings, group) = (Files::of(recipe), &recipe.ppo, comm.group());
     let adapter_folder: Option<PathBuf> = match (&settings.adapter, recipe.sft.train) {
         (Some(folder), _) => Some(folder.clone()),
@@ -374,17 +375,21 @@ pub fn run<D: Device>(device: &D, comm: &Shared<D>, recipe: &Recipe) -> Result<(
     let tokenizer = Tokenizer::load(&model)?;
     // First, so that what is parked is away before the policy comes.
     let reward_folder = settings.reward_model.clone().unwrap_or_else(|| files.reward_model());
-    let mut reward = match settings.reward_memory {
-        RewardMemory::Sharded => RewardModel::load_shared(device, comm, &reward_folder)?,
-        RewardMemory::Resident | RewardMemory::Host => RewardModel::load(device, &reward_folder)?,
-    };
+    let mut reward = load("ppo", &reward_folder, || match settings.reward_memory {
+        RewardMemory::Sharded => RewardModel::load_shared(device, comm, &reward_folder),
+        RewardMemory::Resident | RewardMemory::Host => RewardModel::load(device, &reward_folder),
+    })?;
     if settings.reward_memory == RewardMemory::Host {
         reward.decoder.park(device)?;
     }
-    let decoder = match recipe.shard_frozen {
-        true => Decoder::load_shared(device, comm, &model, true)?,
-        false => Decoder::load(device, &model)?,
-    };
+    let decoder = load("ppo", &model, || match recipe.shard_frozen {
+        true => Decoder::load_shared(device, comm, &model, true),
+        false => Decoder::load(device, &model),
+    })?;
+    detail(|| {
+        let [policy, judge] = [&decoder, &reward.decoder].map(|decoder| decoder.config.parameters());
+        format!("ppo: {policy} parameters in the policy, {judge} in the reward model, {} rank(s)", group.ranks())
+    });
     let start = adapter_folder.as_ref().map(|folder| Adapter::load(device, &decoder.config, folder)).transpose()?;
     let prompts = prompts(recipe, &tokenizer, &files.problems())?;
     let mut learner = Learner::new(device, comm, recipe, decoder, start)?;
@@ -421,14 +426,17 @@ pub fn run<D: Device>(device: &D, comm: &Shared<D>, recipe: &Recipe) -> Result<(
         shuffle: true,
     };
     let sequence: Vec<usize> = (0..order.epochs).flat_map(|epoch| order.epoch(epoch)).collect();
-    let progress = Progress::new("ppo", settings.iterations as u64);
+    detail(|| format!("ppo: {} prompts, {per_iteration} of them in each of {} iterations", prompts.len(), settings.iterations));
+    let progress = Progress::new("ppo", settings.iterations as u64).counting("iterations").going_on_from(state.iteration as u64);
     let mut last = String::new();
     let base = model.display().to_string();
     let reading = Reading::Text(&tokenizer);
     while state.iteration < settings.iterations {
         let chosen: Vec<&Prompt> =
             sequence[state.iteration * per_iteration..][..per_iteration].iter().map(|i| &prompts[*i]).collect();
-        let done = iterate(&mut learner, recipe, (&reading, &mut reward), &chosen, state.iteration, &mut metrics);
+        let done = iterate(&mut learner, recipe, (&reading, &mut reward), &chosen, state.iteration, &mut metrics, &|phase| {
+            progress.tell(phase)
+        });
         match done {
             Ok(iterated) => last = iterated.line,
             Err(error) => {
@@ -457,12 +465,12 @@ pub fn run<D: Device>(device: &D, comm: &Shared<D>, recipe: &Recipe) -> Result<(
         }
     }
     checkpoints.finish(group)?;
-    progress.finish(&last);
+    progress.finish("");
     if let Some(trained) = learner.policy_optimizer.masters(device, &learner.policy.params_mut())? {
         train::write(&files.ppo_adapter(), &Piece::adapter(learner.policy.peft(device, &base, None, Some(&trained))?))?;
     }
-    note(&format!("ppo: {} iterations, wrote {}", settings.iterations, files.ppo_adapter().display()));
-    Ok(())
+    let last = if last.is_empty() { last } else { format!(", at the last {last}") };
+    Ok(format!("{} iterations{last}", settings.iterations))
 }
 
 /// What an iteration did.
@@ -475,7 +483,7 @@ pub struct Iterated {
     pub tokens: usize,
 }
 
-/// One iteration: rollouts, advantages, epochs. Interrupts are heeded until the first update.
+/// One iteration: rollouts, advantages, epochs. Interrupts are heeded until the first update. `tell` hears what goes on.
 pub fn iterate<D: Device>(
     learner: &mut Learner<'_, D>,
     recipe: &Recipe,
@@ -483,11 +491,12 @@ pub fn iterate<D: Device>(
     chosen: &[&Prompt],
     iteration: usize,
     metrics: &mut Option<Metrics>,
+    tell: &dyn Fn(&str),
 ) -> Result<Iterated> {
     let (settings, device, started) = (&recipe.ppo, learner.device, Instant::now());
     let _step = span(device, Kind::Step, "iteration");
     let mut parts = Vec::new();
-    let trajectories = rollout(learner, recipe, models, chosen, iteration, &mut parts)?;
+    let trajectories = rollout(learner, recipe, models, chosen, iteration, &mut parts, tell)?;
     let asked = if interrupt::requested() { Err(Error::Interrupted) } else { Ok(()) };
     learner.group.together(asked)?;
     let sampled = started.elapsed().as_secs_f64();
@@ -506,6 +515,7 @@ pub fn iterate<D: Device>(
     let mut ended_early = false;
     timed(device, "epochs", &mut parts, || {
         for epoch in 0..settings.epochs {
+            tell(&format!("epoch {} of {}", epoch + 1, settings.epochs));
             let sums = learner.epoch(&trajectories, &advantages, &returns, (iteration, epoch), recipe.seed)?;
             let policy = &sums.policy;
             let per = |x: f64| if policy.tokens > 0.0 { x / policy.tokens } else { 0.0 };
@@ -530,7 +540,8 @@ pub fn iterate<D: Device>(
     let seconds = started.elapsed().as_secs_f64();
     let ended = mean(&|t| f64::from(u8::from(t.ended)));
     let length = tokens as f64 / count;
-    let line = format!("score {score:.3} kl {kl:.3} length {length:.0}");
+    let rate = tokens as f64 / seconds;
+    let line = format!("{}, score {score:.3}, kl {kl:.3}, length {length:.0}", words::rate(rate, "tokens"));
     let iterated = Iterated { line, seconds: parts, tokens };
     let Some(metrics) = metrics else { return Ok(iterated) };
     metrics.write(
@@ -544,11 +555,12 @@ pub fn iterate<D: Device>(
             ("ended", json!(ended)),
             ("explained_variance", json!(ppo::explained_variance(&values, &returns))),
             ("sampler_drift", json!(drift)),
+            ("lr", json!(learner.policy_rate.at(iteration * settings.epochs * settings.minibatches))),
             ("epochs", json!(epochs)),
             ("ended_early", json!(ended_early)),
             ("rollout_seconds", json!(sampled)),
             ("seconds", json!(seconds)),
-            ("tokens_per_s", json!(tokens as f64 / seconds)),
+            ("tokens_per_s", json!(rate)),
         ],
     )?;
     Ok(iterated)

@@ -190,7 +190,5 @@ pub fn run<D: Device>(device: &D, comm: &Shared<D>, recipe: &Recipe) -> Result<F
     };
     let base = String::new();
     let mut task = Supervised { decoder, adapter: None, examples, ids, validation, recompute: Recompute::None, base, storage };
-    let fitted = train::fit(device, comm, &mut task, &plan)?;
-    note(&format!("pretrain: {} steps, wrote {}", fitted.steps, settings.out.display()));
-    Ok(fitted)
+    train::fit(device, comm, &mut task, &plan)
 }

@@ -11,10 +11,10 @@ use crate::hygiene;
 use crate::problem::{self, Options};
 use crate::recipe::Recipe;
 use crate::record::write_jsonl;
-use crate::telemetry::{Progress, note};
+use crate::telemetry::Progress;
 
-/// Runs the stage.
-pub fn run(recipe: &Recipe) -> Result<()> {
+/// Runs the stage. Returns what came of it.
+pub fn run(recipe: &Recipe) -> Result<String> {
     let (files, settings) = (Files::of(recipe), &recipe.problems);
     let seed = settings.seed.unwrap_or(recipe.seed);
     let options = Options {
@@ -31,7 +31,7 @@ pub fn run(recipe: &Recipe) -> Result<()> {
     let checker = checker(recipe)?;
     let mut dropped = Vec::new();
     if settings.mutate && problems.iter().any(|problem| problem.buggy.is_none()) {
-        let progress = Progress::new("mutate", problems.len() as u64);
+        let progress = Progress::new("problems: mutate", problems.len() as u64).rated("problems");
         dropped = problem::mutate(&checker, &mut problems, seed, &|done| progress.set(done as u64, ""))?;
         progress.finish("");
         // What no mutant could be made for was dropped with the reason; it is not a repair problem.
@@ -39,22 +39,22 @@ pub fn run(recipe: &Recipe) -> Result<()> {
     }
     if settings.vet {
         let checks = problems.iter().map(|p| usize::from(p.reference.is_some()) + usize::from(p.buggy.is_some())).sum::<usize>();
-        let progress = Progress::new("vet", checks as u64);
+        let progress = Progress::new("problems: vet", checks as u64).rated("checks");
         let (kept, refused) = problem::vet(&checker, problems, &|done| progress.set(done as u64, ""))?;
-        progress.finish(&format!("{} problems kept, {} dropped", kept.len(), refused.len()));
+        progress.finish("");
         problems = kept;
         dropped.extend(refused);
     }
     problem::split(&mut problems, settings.split, seed)?;
     // After the split, which is the benchmark's: a test problem stays where it is, and what resembles it goes.
     let (problems, duplicates) = hygiene::problems(problems, &recipe.hygiene);
-    if !duplicates.is_empty() {
-        note(&format!("problems: {} duplicates dropped, see {}", duplicates.len(), files.dropped().display()));
-    }
     let mut dropped: Vec<_> = dropped.iter().map(|one| json!({"id": one.id, "reason": one.reason})).collect();
     dropped.extend(duplicates.iter().map(|one| json!(one)));
     write_jsonl(&files.dropped(), &dropped)?;
     write_jsonl(&files.problems(), &problems)?;
-    note(&format!("problems: {} of {}, wrote {}", problems.len(), settings.suite, files.problems().display()));
-    Ok(())
+    let left_out = match dropped.len() {
+        0 => String::new(),
+        count => format!(", {count} left out ({} of them duplicates)", duplicates.len()),
+    };
+    Ok(format!("{} problems of {}{left_out}", problems.len(), settings.suite))
 }

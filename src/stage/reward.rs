@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::checkpoints::Piece;
 use super::train::{self, Fitted, Plan, Task};
-use super::{Files, copy_tokenizer, fingerprint, imported, sft, spread};
+use super::{Files, copy_tokenizer, fingerprint, imported, load, sft, spread};
 use crate::batch::Order;
 use crate::checkpoint::{self, Storage, Tensors};
 use crate::comm::{Group, Shared};
@@ -30,7 +30,7 @@ use crate::recipe::{Recipe, Recompute, Train};
 use crate::record::{Candidate, Preference, Problem, read_jsonl, write_jsonl};
 use crate::rng::Rng;
 use crate::score::{PASS, RewardModel, last_tokens};
-use crate::telemetry::note;
+use crate::telemetry::{Progress, detail, note};
 use crate::tokenizer::Tokenizer;
 use crate::weights::{Grads, Param, Trained};
 
@@ -102,6 +102,12 @@ impl<D: Device> Task<D> for Preferences<'_, D> {
 
     fn tokens(&self, record: usize) -> usize {
         self.pairs[record].first.len() + self.pairs[record].second.len()
+    }
+
+    fn products(&self, record: usize) -> Option<f64> {
+        let train = if self.model.adapter.is_some() { Train::Lora } else { Train::Full };
+        let of = |tokens: &[u32]| train::products(&self.model.decoder.config, tokens.len(), 0, train);
+        Some(of(&self.pairs[record].first) + of(&self.pairs[record].second))
     }
 
     fn id(&self, record: usize) -> String {
@@ -225,10 +231,11 @@ pub fn prepare<'a, D: Device>(
 ) -> Result<(Preferences<'a, D>, Plan)> {
     let (files, reward, group) = (Files::of(recipe), &recipe.reward, comm.group());
     let Data { training, held_out, .. } = data;
-    let decoder = match reward.train {
-        Train::Lora if recipe.shard_frozen => Decoder::load_shared(device, comm, &reward.model, false)?,
-        _ => Decoder::load_body(device, &reward.model)?,
-    };
+    let decoder = load("reward", &reward.model, || match reward.train {
+        Train::Lora if recipe.shard_frozen => Decoder::load_shared(device, comm, &reward.model, false),
+        _ => Decoder::load_body(device, &reward.model),
+    })?;
+    detail(|| format!("reward: {} parameters", decoder.config.parameters()));
     let tensors = Tensors::open_folder(&reward.model)?;
     let head = match ScalarHead::from_tensors(device, &tensors, ScalarHead::<D>::NAME, decoder.config.hidden)? {
         Some(head) => head,
@@ -305,7 +312,6 @@ pub fn run<D: Device>(device: &D, comm: &Shared<D>, recipe: &Recipe) -> Result<F
         group.any("tokenizer", false)?;
     }
     measure_scale(device, group, recipe, &files)?;
-    note(&format!("reward: {} steps, wrote {}", fitted.steps, result.display()));
     Ok(fitted)
 }
 
@@ -324,11 +330,14 @@ fn measure_scale<D: Device>(device: &D, group: &Group, recipe: &Recipe, files: &
     let texts: Vec<(String, &str)> =
         candidates.iter().filter_map(|candidate| Some((prompt(&candidate.id)?, candidate.text.as_str()))).collect();
     let chunks: Vec<_> = texts.chunks(PASS).collect();
+    let progress = Progress::new("reward: scale", texts.len() as u64).rated("scores");
     let score = |index: usize| {
+        progress.set((index * PASS) as u64, "");
         let views: Vec<(&str, &str)> = chunks[index].iter().map(|(prompt, text)| (prompt.as_str(), *text)).collect();
         model.score_texts(device, &views, recipe.reward.max_tokens)
     };
     let scores = spread(device, (group, &model.decoder), "scale", chunks.len(), score)?;
+    progress.finish("");
     if group.is_first() {
         let scale = ScoreScale::of(&scores.concat());
         checkpoint::write_json(&files.reward_model().join("score_scale.json"), &json!(scale))?;

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
-use super::{Files, checker, instruction, provenance};
+use super::{Files, checker, instruction, load, provenance};
 use crate::comm::{Group, Shared};
 use crate::device::{Device, Sampling};
 use crate::error::{Error, Result};
@@ -14,7 +15,7 @@ use crate::prompt;
 use crate::recipe::{Recipe, Train};
 use crate::record::{Candidate, Extra, Message, Problem};
 use crate::rng::key;
-use crate::telemetry::{Progress, interrupt};
+use crate::telemetry::{Progress, interrupt, words};
 use crate::tokenizer::Tokenizer;
 
 /// A model that answers.
@@ -74,10 +75,10 @@ impl<D: Device> Student<D> {
         (base, adapter): (&Path, Option<&Path>),
     ) -> Result<Self> {
         let tokenizer = Tokenizer::load(base)?;
-        let decoder = match recipe.shard_frozen {
-            true => Decoder::load_shared(device, comm, base, true)?,
-            false => Decoder::load(device, base)?,
-        };
+        let decoder = load(&format!("{name} model"), base, || match recipe.shard_frozen {
+            true => Decoder::load_shared(device, comm, base, true),
+            false => Decoder::load(device, base),
+        })?;
         super::sft::check_vocabulary(&tokenizer, decoder.config.vocab, base)?;
         let adapter = adapter.map(|folder| Adapter::load(device, &decoder.config, folder)).transpose()?;
         Ok(Student { name: name.to_string(), decoder, adapter, tokenizer })
@@ -117,8 +118,9 @@ impl<D: Device> Student<D> {
         let temperature = |index: usize| ask.temperatures[index % ask.temperatures.len()];
         let own: Vec<usize> = deal(total, group.ranks(), group.rank()).collect();
         let mut answers: BTreeMap<usize, Candidate> = BTreeMap::new();
-        let progress = Progress::new(&format!("{} answers", self.name), own.len() as u64);
-        let mut finished = 0;
+        let progress = Progress::new(&format!("{}: {}", ask.purpose, self.name), own.len() as u64).rated("answers");
+        let (mut finished, mut tokens) = (0, 0);
+        let started = Instant::now();
         for degree in distinct(ask.temperatures) {
             let places: Vec<usize> = own.iter().copied().filter(|place| temperature(place % ask.per_problem) == degree).collect();
             let purpose = format!("{} {}", ask.purpose, self.name);
@@ -136,9 +138,12 @@ impl<D: Device> Student<D> {
                 batch: ask.batch,
             };
             let eos = &settings.eos;
-            let mut on_token = |_: usize, token: u32| {
-                finished += usize::from(eos.contains(&token));
-                progress.set(finished as u64, &format!("temperature {degree}"));
+            let mut lengths = vec![0; requests.len()];
+            let mut on_token = |index: usize, token: u32| {
+                (tokens, lengths[index]) = (tokens + 1, lengths[index] + 1);
+                finished += usize::from(eos.contains(&token) || lengths[index] == ask.max_new_tokens);
+                let speed = words::rate(tokens as f64 / started.elapsed().as_secs_f64(), "tokens");
+                progress.set(finished as u64, &speed);
                 if interrupt::requested() { Err(Error::Interrupted) } else { group.check() }
             };
             let samples = generate::generate(device, &self.decoder, self.adapter.as_ref(), &requests, &settings, &mut on_token);
@@ -182,7 +187,7 @@ fn distinct(temperatures: &[f64]) -> Vec<f64> {
 }
 
 /// Checks answers in the sandbox.
-pub fn check(recipe: &Recipe, problems: &[&Problem], answers: &mut [Candidate]) -> Result<()> {
+pub fn check(recipe: &Recipe, stage: &str, problems: &[&Problem], answers: &mut [Candidate]) -> Result<()> {
     let items = answers
         .iter()
         .map(|answer| {
@@ -191,7 +196,7 @@ pub fn check(recipe: &Recipe, problems: &[&Problem], answers: &mut [Candidate]) 
             Ok((*problem, answer.answer.as_str()))
         })
         .collect::<Result<Vec<_>>>()?;
-    let progress = Progress::new("check", items.len() as u64);
+    let progress = Progress::new(&format!("{stage}: check"), items.len() as u64).rated("checks");
     let verdicts = checker(recipe)?.check_all(&items, &|done| progress.set(done as u64, ""))?;
     progress.finish("");
     for (answer, verdict) in answers.iter_mut().zip(verdicts) {

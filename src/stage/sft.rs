@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::checkpoints::Piece;
 use super::train::{self, Fitted, Plan, Task};
-use super::{Files, copy_tokenizer, fingerprint, imported, spread};
+use super::{Files, copy_tokenizer, fingerprint, imported, load, spread};
 use crate::batch::{NextTokens, Order};
 use crate::checkpoint::Storage;
 use crate::comm::{Group, Shared};
@@ -23,7 +23,7 @@ use crate::optim::Hyper;
 use crate::prompt::{self, Example};
 use crate::recipe::{Recipe, Recompute, Train};
 use crate::record::{Conversation, read_jsonl, write_jsonl};
-use crate::telemetry::note;
+use crate::telemetry::{detail, note};
 use crate::tokenizer::Tokenizer;
 use crate::weights::{Grads, Param, Trained};
 
@@ -64,6 +64,11 @@ impl<D: Device> Task<D> for Supervised<D> {
 
     fn tokens(&self, record: usize) -> usize {
         self.examples[record].tokens.len()
+    }
+
+    fn products(&self, record: usize) -> Option<f64> {
+        let train = if self.adapter.is_some() { Train::Lora } else { Train::Full };
+        Some(train::products(&self.decoder.config, self.tokens(record), self.weight(record) as usize, train))
     }
 
     fn id(&self, record: usize) -> String {
@@ -219,10 +224,11 @@ pub fn read(recipe: &Recipe, tokenizer: &Tokenizer) -> Result<Data> {
 pub fn prepare<D: Device>(device: &D, comm: &Shared<D>, recipe: &Recipe, data: Data) -> Result<(Supervised<D>, Plan)> {
     let (files, sft) = (Files::of(recipe), &recipe.sft);
     let Data { examples, ids, validation, .. } = data;
-    let decoder = match sft.train {
-        Train::Lora if recipe.shard_frozen => Decoder::load_shared(device, comm, &recipe.policy.model, true)?,
-        _ => Decoder::load(device, &recipe.policy.model)?,
-    };
+    let decoder = load("sft", &recipe.policy.model, || match sft.train {
+        Train::Lora if recipe.shard_frozen => Decoder::load_shared(device, comm, &recipe.policy.model, true),
+        _ => Decoder::load(device, &recipe.policy.model),
+    })?;
+    detail(|| format!("sft: {} parameters", decoder.config.parameters()));
     let adapter = match (sft.train, &sft.adapter) {
         (Train::Full, _) => None,
         (Train::Lora, Some(folder)) => Some(Adapter::load(device, &decoder.config, folder)?),
@@ -281,7 +287,6 @@ pub fn run<D: Device>(device: &D, comm: &Shared<D>, recipe: &Recipe) -> Result<F
     if recipe.sft.train == Train::Full && comm.group().is_first() {
         copy_tokenizer(&recipe.policy.model, &plan.result)?;
     }
-    note(&format!("sft: {} steps, wrote {}", fitted.steps, plan.result.display()));
     Ok(fitted)
 }
 

@@ -1,6 +1,7 @@
 //! The loop that every supervised stage shares: micro-batches dealt to the ranks, accumulation, clipping, AdamW, validation and early
 //! stopping, checkpoints to go on from. What differs is a [`Task`].
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -12,14 +13,15 @@ use crate::batch::Order;
 use crate::checkpoint::{self, Named, Storage, Tensors};
 use crate::comm::{Group, Shared};
 use crate::device::Device;
+use crate::device::cards::Card;
 use crate::device::record::{Kind, span};
 use crate::error::{Error, Result};
 use crate::loss::Pending;
-use crate::model::OnLayer;
+use crate::model::{Config, OnLayer};
 use crate::optim::{Hyper, LearningRate, Optimizer, Sum, deal};
 use crate::recipe::{Schedule, Train};
 use crate::rng;
-use crate::telemetry::{Metrics, Progress, interrupt, note};
+use crate::telemetry::{Metrics, Progress, detail, interrupt, note, words};
 use crate::weights::{Grads, Param, Trained};
 
 /// What a stage trains.
@@ -30,6 +32,11 @@ pub trait Task<D: Device> {
     fn weight(&self, record: usize) -> f64;
     /// Tokens of a record that are computed.
     fn tokens(&self, record: usize) -> usize;
+    /// Operations of the matrix products that a model's forward and backward pass need for a record ([`products`]), where that is
+    /// known.
+    fn products(&self, _record: usize) -> Option<f64> {
+        None
+    }
     /// The record's id.
     fn id(&self, record: usize) -> String;
     /// Forward and backward of a micro-batch: adds the gradient of `norm * sum of losses`, tells `on_layer` of each block that is
@@ -86,7 +93,7 @@ pub struct Plan {
     pub identity: String,
 }
 
-/// How training went.
+/// How training went. Shown as `300 steps, loss 0.3123`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Fitted {
     /// Steps taken.
@@ -95,6 +102,16 @@ pub struct Fitted {
     pub loss: f64,
     /// The best validation loss and its epoch, from 1.
     pub best: Option<(usize, f64)>,
+}
+
+impl fmt::Display for Fitted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} steps, loss {:.4}", self.steps, self.loss)?;
+        match self.best {
+            Some((epoch, loss)) => write!(f, ", best validation loss {loss:.4} (epoch {epoch}, which is kept)"),
+            None => Ok(()),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -127,6 +144,24 @@ struct Step {
     loss: f64,
     grad_norm: f64,
     tokens: usize,
+    /// Operations of the model's matrix products.
+    products: Option<f64>,
+}
+
+/// Operations of the matrix products that a model's forward and backward pass need for a sequence of `tokens`, of which the
+/// language-model head predicts `predicted`: two for each weight of the blocks and token, as many for the gradient at the inputs, and
+/// where the weights are trained for theirs; attention's four for each pair of tokens and column, and eight backward. Nothing that is
+/// computed again is counted, and no adapter: what the PaLM paper (appendix B) calls the model's FLOPs.
+pub fn products(config: &Config, tokens: usize, predicted: usize, train: Train) -> f64 {
+    let (heads, hidden) = (config.heads, config.hidden);
+    let block = hidden * (heads.qkv_width() + heads.q_width() + 3 * config.intermediate);
+    let maps = (config.layers * block) as f64 * tokens as f64 + (hidden * config.vocab) as f64 * predicted as f64;
+    let pairs = tokens as f64 * (tokens + 1) as f64 / 2.0;
+    let passes = match train {
+        Train::Lora => 2.0,
+        Train::Full => 3.0,
+    };
+    2.0 * passes * maps + 12.0 * (config.layers * heads.q_width()) as f64 * pairs
 }
 
 /// A task with its gradients and its optimizer.
@@ -215,7 +250,12 @@ impl<'a, D: Device> Fit<'a, D> {
     fn run(&mut self, group: &Group, keep: Option<u64>) -> Result<Fitted> {
         let plan = self.plan;
         let mut metrics = if group.is_first() { Some(Metrics::open(&plan.metrics, plan.name, keep)?) } else { None };
-        let progress = Progress::new(plan.name, self.order.steps() as u64);
+        self.describe(group);
+        // Cards are known by their rates in bf16.
+        let card = Card::of_driver(&self.device.name()).filter(|_| size_of::<D::Act>() == 2);
+        let peak = card.map(|card| card.tensor_flops * group.ranks() as f64);
+        let progress = Progress::new(plan.name, self.order.steps() as u64).counting("steps");
+        let progress = progress.going_on_from(self.state.step as u64);
         while self.state.step < self.order.steps() {
             let [stop, written] = self.agree(group)?;
             if stop {
@@ -228,7 +268,7 @@ impl<'a, D: Device> Fit<'a, D> {
             }
             let started = Instant::now();
             let lr = self.rate.at(self.state.step);
-            let Step { loss, grad_norm, tokens } = self.step(group, lr)?;
+            let Step { loss, grad_norm, tokens, products } = self.step(group, lr)?;
             let seconds = started.elapsed().as_secs_f64();
             let rate = tokens as f64 / seconds;
             let mut fields = vec![
@@ -240,14 +280,18 @@ impl<'a, D: Device> Fit<'a, D> {
                 ("seconds", json!(seconds)),
                 ("tokens_per_s", json!(rate)),
             ];
+            if let (Some(products), Some(peak)) = (products, peak) {
+                fields.push(("mfu", json!(products / (seconds * peak))));
+            }
             let mut enough = false;
             if self.state.step.is_multiple_of(self.order.steps_per_epoch()) {
-                enough = self.end_epoch(group, &mut fields)?;
+                enough = self.end_epoch(group, &progress, &mut fields)?;
             }
             if let Some(metrics) = &mut metrics {
                 metrics.write(self.state.step as u64, &fields)?;
             }
-            progress.set(self.state.step as u64, &format!("loss {loss:.4} lr {lr:.2e} {rate:.0} tokens/s"));
+            let speed = words::rate(rate, "tokens");
+            progress.set(self.state.step as u64, &format!("{speed}, loss {loss:.4}, lr {lr:.2e}"));
             if enough {
                 break;
             }
@@ -257,8 +301,30 @@ impl<'a, D: Device> Fit<'a, D> {
                 self.store(group)?;
             }
         }
-        progress.finish(&format!("loss {:.4}", self.state.loss));
+        progress.finish("");
         Ok(Fitted { steps: self.state.step, loss: self.state.loss, best: self.state.best })
+    }
+
+    /// Tells what is trained on what.
+    fn describe(&mut self, group: &Group) {
+        let name = self.plan.name;
+        let order = &self.order;
+        let tokens: Vec<usize> = (0..order.count).map(|record| self.task.tokens(record)).collect();
+        detail(|| {
+            let trained: usize = self.task.params().iter().map(|param| param.elements()).sum();
+            format!("{name}: {trained} parameters are trained, on {} rank(s)", group.ranks())
+        });
+        detail(|| {
+            let (all, longest) = (tokens.iter().sum::<usize>(), tokens.iter().max().copied().unwrap_or(0));
+            format!("{name}: {} records, {all} tokens, the longest {longest}", order.count)
+        });
+        detail(|| {
+            let (per_micro, micros, epochs) = (order.per_micro, order.accumulation, order.epochs);
+            format!(
+                "{name}: {} steps in {epochs} epoch(s), each of {micros} packed batch(es) of {per_micro} record(s)",
+                order.steps()
+            )
+        });
     }
 
     /// What all ranks have to see alike before a step: whether one was asked to stop, and whether all parts of the checkpoint under
@@ -312,12 +378,14 @@ impl<'a, D: Device> Fit<'a, D> {
         self.state.step += 1;
         self.state.loss = sum / weight;
         let tokens = records.iter().map(|record| self.task.tokens(*record)).sum();
-        Ok(Step { loss: self.state.loss, grad_norm, tokens })
+        let products = records.iter().map(|record| self.task.products(*record)).sum();
+        Ok(Step { loss: self.state.loss, grad_norm, tokens, products })
     }
 
     /// Validates; keeps the result if it is the best so far; says whether patience has run out.
-    fn end_epoch(&mut self, group: &Group, fields: &mut Vec<(&'static str, Value)>) -> Result<bool> {
+    fn end_epoch(&mut self, group: &Group, progress: &Progress, fields: &mut Vec<(&'static str, Value)>) -> Result<bool> {
         let epoch = self.state.step / self.order.steps_per_epoch();
+        progress.tell("validating");
         let Some(measured) = self.task.validate(self.device, group)? else { return Ok(false) };
         fields.extend(measured.iter().map(|(name, value)| (*name, json!(value))));
         let loss = measured[0].1;
@@ -404,4 +472,35 @@ pub(super) fn state_piece(group: &Group, tensors: Vec<Named>) -> Piece {
 /// The shares that `ranks` ranks saved.
 pub(super) fn open_states(folder: &Path, ranks: usize) -> Result<Vec<Tensors>> {
     (0..ranks).map(|rank| Tensors::open_files(&[folder.join(state_name(rank, ranks))])).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::Heads;
+    use crate::model::Architecture;
+
+    /// One layer of width 2 with one head of 2, an MLP of 5 and 7 ids. Maps: 2 (6 + 2 + 15) = 46 weights, and 14 of the head.
+    #[test]
+    fn products_are_those_of_the_model() {
+        let config = Config {
+            architecture: Architecture::Llama,
+            vocab: 7,
+            hidden: 2,
+            intermediate: 5,
+            layers: 1,
+            heads: Heads { q: 1, kv: 1, dim: 2 },
+            rope_theta: 1e4,
+            eps: 1e-6,
+            qkv_bias: false,
+            tied: false,
+            max_positions: 16,
+            classifier: false,
+            eos: Vec::new(),
+            bos: None,
+        };
+        // Three tokens are six pairs. Forward 2 * (46 * 3 + 14) + 4 * 2 * 6, and backward as much and 8 * 2 * 6.
+        assert_eq!(products(&config, 3, 1, Train::Lora), (304 + 48 + 304 + 96) as f64);
+        assert_eq!(products(&config, 3, 1, Train::Full), (304 + 48 + 608 + 96) as f64);
+    }
 }

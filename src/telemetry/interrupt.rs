@@ -13,6 +13,7 @@ static REQUESTED: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
 pub fn install() -> Result<()> {
     ctrlc::set_handler(|| {
         if REQUESTED.swap(true, Ordering::SeqCst) {
+            super::progress::leave();
             std::process::exit(130);
         }
         super::note("interrupt: the current step ends and is saved; once more ends at once");

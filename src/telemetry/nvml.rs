@@ -10,6 +10,7 @@ use std::time::Duration;
 use nvml_wrapper::Nvml;
 use nvml_wrapper::enum_wrappers::device::Clock;
 
+use super::gpus::{Sample, Source};
 use crate::device::record::Recorder;
 
 /// Time between two readings: the library's own values change no faster.
@@ -37,10 +38,7 @@ pub struct Sampler {
 impl Sampler {
     /// Begins to read the GPU of this name, as the driver gives it: `GPU-5a3f...`. Errors: why that cannot be.
     pub fn start(uuid: &str, recorder: Arc<Recorder>) -> Result<Sampler, String> {
-        // The plain name is that of the development package.
-        let open = |name: &str| Nvml::builder().lib_path(OsStr::new(name)).init();
-        let library = open("libnvidia-ml.so.1").or_else(|_| open("libnvidia-ml.so")).map_err(|e| e.to_string())?;
-        library.device_by_uuid(uuid).map_err(|e| format!("{uuid}: {e}"))?;
+        let library = open(uuid)?;
         let (stop, uuid) = (Arc::new(AtomicBool::new(false)), uuid.to_string());
         let told = stop.clone();
         let thread = thread::spawn(move || {
@@ -70,6 +68,45 @@ impl Sampler {
     }
 }
 
+/// NVIDIA's management library, which knows this GPU. Errors: why it does not.
+fn open(uuid: &str) -> Result<Nvml, String> {
+    // The plain name is that of the development package.
+    let open = |name: &str| Nvml::builder().lib_path(OsStr::new(name)).init();
+    let library = open("libnvidia-ml.so.1").or_else(|_| open("libnvidia-ml.so")).map_err(|e| e.to_string())?;
+    library.device_by_uuid(uuid).map_err(|e| format!("{uuid}: {e}"))?;
+    Ok(library)
+}
+
+/// The GPUs of a run, for `gpu.jsonl`.
+pub struct Gpus {
+    library: Nvml,
+    uuids: Vec<String>,
+}
+
+impl Gpus {
+    /// Those of these names, in the order of their numbers in the run. Errors: why they cannot be read.
+    pub fn open(uuids: Vec<String>) -> Result<Gpus, String> {
+        let first = uuids.first().ok_or("no GPU computes")?;
+        Ok(Gpus { library: open(first)?, uuids })
+    }
+}
+
+impl Source for Gpus {
+    fn read(&mut self) -> Vec<Sample> {
+        let sample = |(gpu, uuid): (usize, &String)| {
+            let Ok(device) = self.library.device_by_uuid(uuid.as_str()) else { return Sample { gpu, ..Sample::default() } };
+            Sample {
+                gpu,
+                utilization: device.utilization_rates().ok().map(|rates| f64::from(rates.gpu) / 100.0),
+                memory_bytes: device.memory_info().ok().map(|memory| memory.used),
+                power_w: device.power_usage().ok().map(|milliwatts| f64::from(milliwatts) / 1e3),
+                sm_mhz: device.clock_info(Clock::SM).ok(),
+            }
+        };
+        self.uuids.iter().enumerate().map(sample).collect()
+    }
+}
+
 /// The least, the mean and the most of each counter that was read.
 pub fn summary(readings: &[Reading]) -> Vec<(&'static str, &'static str, [f64; 3])> {
     let of = |(index, (name, unit)): (usize, &(&'static str, &'static str))| {
@@ -95,6 +132,8 @@ mod tests {
 
     #[test]
     fn a_gpu_that_is_not_there_is_no_panic() {
-        assert!(Sampler::start("GPU-00000000-0000-0000-0000-000000000000", Arc::default()).is_err());
+        let uuid = "GPU-00000000-0000-0000-0000-000000000000";
+        assert!(Sampler::start(uuid, Arc::default()).is_err());
+        assert!(Gpus::open(vec![uuid.into()]).is_err() && Gpus::open(Vec::new()).is_err());
     }
 }

@@ -35,7 +35,7 @@ impl Stage {
         match self {
             Stage::Sft => stage::sft::run(device, comm, recipe).map(drop),
             Stage::Reward => stage::reward::run(device, comm, recipe).map(drop),
-            Stage::Ppo => stage::ppo::run(device, comm, recipe),
+            Stage::Ppo => stage::ppo::run(device, comm, recipe).map(drop),
         }
     }
 
@@ -161,7 +161,7 @@ pub fn metrics(recipe: &Recipe) -> Vec<Value> {
     let read = |line: &str| {
         let mut line: Value = serde_json::from_str(line).unwrap();
         let fields = line.as_object_mut().unwrap();
-        ["seconds", "rollout_seconds", "tokens_per_s"].iter().for_each(|field| drop(fields.shift_remove(*field)));
+        ["seconds", "rollout_seconds", "tokens_per_s", "time"].iter().for_each(|field| drop(fields.shift_remove(*field)));
         line
     };
     text.lines().map(read).collect()

@@ -15,6 +15,9 @@ use repairity::model::config::Architecture;
 use repairity::record::{Candidate, Preference, write_jsonl};
 use serde_json::Value;
 
+#[path = "events.rs"]
+pub mod events;
+
 use crate::tiny;
 
 /// Models and data that the runs of a test share.
@@ -240,11 +243,23 @@ impl Run {
     }
 
     /// Every file of the run folder, by its path there: bytes, with JSON less what the clock wrote and less the folder's own path.
-    /// The lock, the remembered hashes and the checkpoints are left out.
+    /// The lock, the remembered hashes and the checkpoints are left out. TensorBoard's event files, whose names count the starts,
+    /// are told by their stage, as steps and numbers, less what the clock wrote.
     pub fn contents(&self) -> BTreeMap<String, Vec<u8>> {
         let mut files = BTreeMap::new();
         collect(&self.folder, &self.folder, &mut files);
         files.retain(|name, _| ![".lock", ".hashes.json"].contains(&name.as_str()) && !name.contains("/state/"));
+        let events: Vec<String> = files.keys().filter(|name| name.starts_with("tensorboard/")).cloned().collect();
+        for name in events {
+            let bytes = files.remove(&name).expect("it is one of them");
+            let stage = name.rsplit_once('/').expect("it lies in a folder").0;
+            let told = events::parse(&bytes).into_iter().map(|mut event| {
+                event.values.retain(|(tag, _)| !CLOCK.contains(&tag.as_str()));
+                format!("{} {:?}\n", event.step, event.values)
+            });
+            let before = files.insert(stage.into(), told.collect::<String>().into_bytes());
+            assert!(before.is_none(), "{stage} has two event files");
+        }
         let own = self.folder.display().to_string();
         for (name, bytes) in &mut files {
             if let Ok(text) = std::str::from_utf8(bytes) {
@@ -322,11 +337,14 @@ fn clockless_hashes(value: &mut Value) {
     }
 }
 
+/// What the clock writes into metrics and manifests.
+const CLOCK: [&str; 4] = ["seconds", "rollout_seconds", "tokens_per_s", "time"];
+
 /// A value without what the clock wrote, and without the device's name, which tells the number of threads.
 fn timeless(mut value: Value) -> Value {
     match &mut value {
         Value::Object(fields) => {
-            ["seconds", "rollout_seconds", "tokens_per_s", "device"].iter().for_each(|field| drop(fields.shift_remove(*field)));
+            CLOCK.iter().chain(&["device"]).for_each(|field| drop(fields.shift_remove(*field)));
             fields.values_mut().for_each(|field| *field = timeless(field.take()));
         }
         Value::Array(items) => items.iter_mut().for_each(|item| *item = timeless(item.take())),

@@ -30,14 +30,16 @@ pub fn err(output: &Output) -> String {
     String::from_utf8(output.stderr.clone()).unwrap()
 }
 
-/// Asserts exit code 2, nothing on standard output, and one line `error: ...` on standard error; returns that line.
+/// Asserts exit code 2, nothing on standard output, and on standard error one line `error: ...`, before it that a stage started at
+/// most; returns that line.
 pub fn refused(args: &[&str]) -> String {
     let output = repairity(args);
     let text = err(&output);
     assert_eq!(output.status.code(), Some(2), "{args:?}: {text}");
     assert_eq!(out(&output), "", "{args:?}");
-    assert!(text.starts_with("error: ") && text.lines().count() == 1, "{args:?}: {text}");
-    text.trim_end().into()
+    let (before, line) = text.trim_end().rsplit_once('\n').unwrap_or(("", text.trim_end()));
+    assert!(line.starts_with("error: ") && before.lines().all(|line| line.contains(": starts")), "{args:?}: {text}");
+    line.into()
 }
 
 /// A path as an argument.

@@ -221,7 +221,8 @@ fn the_key_appears_nowhere_and_what_was_broken_off_is_not_trained_on() {
     });
     let output = place.run("judge", &server.url, &[]);
     assert!(output.status.success(), "{}", stderr(&output));
-    let said = "judge: 2 of 9 pairs labelled, agreement of orders 0.50, Kendall's tau 0.00, first place wins 0.75 (p 0.11), 2 unreadable";
+    let said =
+        "2 of 9 pairs labelled, agreement of orders 0.50, Kendall's tau 0.00, first place wins 0.75 (p 0.11), 2 unreadable";
     assert!(stderr(&output).contains(said), "{}", stderr(&output));
     let preferences: Vec<Preference> = read_jsonl(&place.file("preferences.jsonl")).unwrap();
     let indices: Vec<&Value> = preferences.iter().map(|preference| &preference.extra["indices"]).collect();

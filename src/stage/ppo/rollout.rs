@@ -125,6 +125,7 @@ pub(super) fn rollout<D: Device>(
     prompts: &[&Prompt],
     iteration: usize,
     seconds: &mut Vec<(&'static str, f64)>,
+    tell: &dyn Fn(&str),
 ) -> Result<Vec<Trajectory>> {
     let (device, settings) = (learner.device, &recipe.ppo);
     let request = |(index, prompt): (usize, &&Prompt)| Request {
@@ -142,13 +143,19 @@ pub(super) fn rollout<D: Device>(
         eos: reading.eos(),
         batch: settings.batch,
     };
-    let mut on_token = |_: usize, _: u32| if interrupt::requested() { Err(Error::Interrupted) } else { group.check() };
+    let mut written = 0;
+    let mut on_token = |_: usize, _: u32| {
+        written += 1;
+        tell(&format!("rollout, {written} tokens of {} responses", own_requests.len()));
+        if interrupt::requested() { Err(Error::Interrupted) } else { group.check() }
+    };
     let policy = Some(&learner.policy);
     let samples = timed(device, "rollout", seconds, || {
         group.together(generate::generate(device, &learner.decoder, policy, &own_requests, &sampling, &mut on_token))
     })?;
     let scores = timed(device, "scoring", seconds, || {
         let answered: Vec<(&Prompt, &Sample)> = own.iter().map(|i| prompts[*i]).zip(&samples).collect();
+        tell(&format!("scoring {} responses", answered.len()));
         reward.decoder.unpark(device)?;
         let scores = reading.score(device, reward, recipe.reward.max_tokens, &answered)?;
         reward.decoder.keep_up(device)?;
@@ -185,6 +192,6 @@ pub(super) fn rollout<D: Device>(
         }
     };
     let mut trajectories: Vec<Trajectory> = prompts.iter().zip(requests).zip(samples).map(trajectory).collect();
-    timed(device, "measuring", seconds, || learner.measure(&mut trajectories))?;
+    timed(device, "measuring", seconds, || learner.measure(&mut trajectories, tell))?;
     Ok(trajectories)
 }

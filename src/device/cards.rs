@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::device::cuda::gpu;
+use super::cuda::gpu;
 
 /// Bytes that a process's CUDA context and its kernels hold before anything is allocated. PyTorch's error messages on an H200 name
 /// 612 MiB for a process that holds little else; CUDA has no call that tells it beforehand.
