@@ -17,6 +17,7 @@ use repairity::problem::own::Own;
 use repairity::record::{Outcome, Verdict};
 use repairity::repair::{Models, Part, Sample, Settings, Task, unified, with_answer};
 use repairity::sandbox::Mode;
+use repairity::telemetry;
 use serde_json::Value;
 
 const BUGGY: &str = "def plan(items):\n    return min(items) - min(items)\n";
@@ -25,7 +26,6 @@ const TESTS: &str =
 const UNITTEST: &str = "import unittest\nimport calc\n\n\nclass Plan(unittest.TestCase):\n    def test_plan(self):\n        \
                         self.assertEqual(calc.plan([4, 1, 7]), 6)\n\n    def test_same(self):\n        \
                         self.assertEqual(calc.plan([2, 2]), 0)\n";
-const DESCRIPTION: &str = "plan should return the largest item of items minus the smallest.";
 
 struct Place {
     folder: tempfile::TempDir,
@@ -97,23 +97,26 @@ fn sample(task: &Task, answer: &str) -> Sample {
     }
 }
 
-/// The bundled model alone solves this problem in most of its answers; that sixteen of them all fail is not to be expected on any
-/// machine's arithmetic.
+/// The bundled model alone solved this problem in eight answers of eight where it was tried; that eight of them all fail is not to be
+/// expected of any machine's arithmetic.
 #[test]
 fn a_bug_is_fixed_and_written() {
-    let place = Place::new(BUGGY, TESTS);
+    let buggy = "def grow(values):\n    res = 0\n    for p in range(len(values)):\n        if p % 2 == 0:\n            res = values[p]\n        \
+                 else:\n            res -= values[p]\n    return res\n";
+    let tests = "assert grow([6, -3, 4]) == 13\nassert grow([8, 4, 0, 2]) == 2\nassert grow([8, 5, -2, -2, 1]) == 4\n";
+    let place = Place::new(buggy, tests);
     fs::set_permissions(place.path("calc.py"), fs::Permissions::from_mode(0o750)).unwrap();
     let asked = [
         "--description",
-        DESCRIPTION,
+        "grow should return the sum of values with items at odd indices subtracted.",
         "--instruction",
         "Fix the bug in this code.",
         "--samples",
-        "16",
+        "8",
         "--temperature",
         "0.4",
         "--max-new-tokens",
-        "96",
+        "128",
         "--json",
         "--write",
     ];
@@ -121,7 +124,7 @@ fn a_bug_is_fixed_and_written() {
     assert_eq!(output.status.code(), Some(0), "{}{}", out(&output), err(&output));
     let report: Value = serde_json::from_str(&out(&output)).unwrap();
     let samples = report["samples"].as_array().unwrap();
-    assert_eq!((samples.len(), &report["written"], &report["already_passing"]), (16, &true.into(), &false.into()));
+    assert_eq!((samples.len(), &report["written"], &report["already_passing"]), (8, &true.into(), &false.into()));
     assert_eq!(report["before"]["verdict"], "fail");
     assert_eq!(report["best"], samples[0]["index"]);
     let passing = samples.iter().filter(|sample| sample["verdict"]["verdict"] == "pass").count();
@@ -167,7 +170,7 @@ fn a_bug_is_fixed_and_written() {
     // The file holds the fix, keeps its permissions, and passes now.
     let text = format!("{}\n", samples[0]["answer"].as_str().unwrap().trim_end());
     assert_eq!(place.text(), text);
-    assert_eq!(samples[0]["diff"].as_str().unwrap(), unified(Path::new("calc.py"), BUGGY, &text));
+    assert_eq!(samples[0]["diff"].as_str().unwrap(), unified(Path::new("calc.py"), buggy, &text));
     assert_eq!(fs::metadata(place.path("calc.py")).unwrap().permissions().mode() & 0o777, 0o750);
     let again = place.repair(Path::new("no-model"), &["--write"]);
     assert_eq!(again.status.code(), Some(0));
@@ -218,7 +221,8 @@ fn tests_that_cannot_be_run_are_refused_before_a_model_is_read() {
     let line = refused(&["-q", "repair", tests, "--tests", tests, "--model", "no-model"]);
     assert!(line.contains("cannot be its own tests"), "{line}");
     fs::write(place.path("test_calc.py"), TESTS).unwrap();
-    let function = ["--tests", arg(&place.path("test_calc.py")), "--function", "plam", "--model", "no-model"];
+    let test_file = place.path("test_calc.py");
+    let function = ["--tests", arg(&test_file), "--function", "plam", "--model", "no-model"];
     let line = refused(&[&["-q", "repair", tests], &function[..]].concat());
     assert!(line.contains("one definition of `plam` is expected"), "{line}");
     fs::write(&file, [0xff, 0xfe]).unwrap();
@@ -263,7 +267,7 @@ fn a_function_alone_is_shown() {
 
 #[test]
 fn a_write_is_whole_keeps_permissions_and_follows_links() {
-    let place = Place::new("def plan(items):\r\n    return 0", TESTS);
+    let place = Place::new("def plan(items):\r\n    return 0", "assert plan([1, 2]) == 1\n");
     fs::set_permissions(place.path("calc.py"), fs::Permissions::from_mode(0o604)).unwrap();
     symlink("calc.py", place.path("link.py")).unwrap();
     let own = Own { file: place.path("link.py"), ..place.own() };
@@ -296,7 +300,10 @@ fn a_write_is_whole_keeps_permissions_and_follows_links() {
 fn samples_are_the_same_again_and_ranked() {
     let place = Place::new(BUGGY, TESTS);
     let task = place.open();
-    let models = Models { model: bundled(), adapter: None, reward_model: None };
+    let model = place.path("model");
+    checkpoint(&model, Architecture::Qwen2);
+    let models = Models { model, adapter: None, reward_model: None };
+    telemetry::set_quiet(true);
     let settings = Settings {
         instruction: "Fix the bug in this code.".into(),
         samples: 3,
@@ -315,9 +322,30 @@ fn samples_are_the_same_again_and_ranked() {
     let mut indices: Vec<usize> = samples.iter().map(|sample| sample.index).collect();
     indices.sort_unstable();
     assert_eq!(indices, [0, 1, 2]);
-    let none: Vec<bool> = samples.iter().map(|sample| sample.answer.is_empty()).collect();
-    let refused: Vec<bool> = samples.iter().map(|sample| sample.verdict.verdict == Outcome::Refused).collect();
-    assert_eq!(none, refused);
+    // Random weights write no code; of answers alike in that, the first stands first.
+    assert!(samples.iter().all(|sample| sample.verdict.verdict == Outcome::Refused && sample.diff.is_empty()));
+    assert_eq!(samples[0].index, 0);
+}
+
+#[test]
+fn a_program_that_reaches_out_finds_nothing() {
+    let place = Place::new(BUGGY, TESTS);
+    let (secret, mark) = (place.path("secret"), place.path("mark"));
+    fs::write(&secret, "7").unwrap();
+    for tests in [TESTS, UNITTEST] {
+        let code = format!(
+            "def plan(items):\n    return 0\n\ntry:\n    open({:?}, 'w').write('x')\nexcept OSError:\n    pass\ntry:\n    \
+             plan = lambda items: int(open({:?}).read())\n    plan(0)\nexcept OSError:\n    plan = lambda items: -1\n",
+            arg(&mark),
+            arg(&secret)
+        );
+        fs::write(place.path("calc.py"), code).unwrap();
+        fs::write(place.path("test_calc.py"), tests).unwrap();
+        let verdict = place.open().before;
+        assert!(!mark.exists());
+        assert_eq!(verdict.verdict, Outcome::Fail, "{verdict:?}");
+        assert!(tests == UNITTEST || verdict.reason.ends_with("got -1"), "{verdict:?}");
+    }
 }
 
 #[test]
