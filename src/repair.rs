@@ -28,6 +28,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use crate::checkpoint::Tensors;
 use crate::device::{Device, Sampling};
 use crate::error::{Error, Result};
 use crate::generate::{self, Request};
@@ -235,6 +236,9 @@ impl Task {
 
     /// Samples, checks and ranks answers.
     pub fn solve<D: Device>(&self, device: &D, models: &Models, settings: &Settings, checker: &Checker) -> Result<Vec<Sample>> {
+        if let Some(folder) = &models.reward_model {
+            check_reward_model(folder)?;
+        }
         let user = self.prompt(&settings.instruction);
         let written = self.sample(device, models, settings, &user)?;
         let texts: Vec<String> = written.iter().map(|(text, ..)| text.clone()).collect();
@@ -372,6 +376,18 @@ impl Task {
             file.set_permissions(permissions).map_err(io)?;
             file.write_all(sample.text.as_bytes()).map_err(io)
         })
+    }
+}
+
+/// Refuses a folder that is no reward model before anything is sampled.
+fn check_reward_model(folder: &Path) -> Result<()> {
+    let tensors = match folder.join("adapter_config.json").exists() {
+        true => Tensors::open_files(&[folder.join("adapter_model.safetensors")])?,
+        false => Tensors::open_folder(folder)?,
+    };
+    match tensors.names().iter().any(|name| name.ends_with("score.weight")) {
+        true => Ok(()),
+        false => Err(Error::input(folder.display(), "tensor score.weight is missing: not a reward model")),
     }
 }
 

@@ -10,8 +10,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use program::{arg, checkpoint, err, out, refused, repairity};
+use repairity::checkpoint::{Named, Storage};
 use repairity::device::{Cpu, Sampling};
-use repairity::model::Architecture;
+use repairity::model::{Architecture, Decoder};
 use repairity::problem::Checker;
 use repairity::problem::own::Own;
 use repairity::record::{Outcome, Verdict};
@@ -325,6 +326,29 @@ fn samples_are_the_same_again_and_ranked() {
     // Random weights write no code; of answers alike in that, the first stands first.
     assert!(samples.iter().all(|sample| sample.verdict.verdict == Outcome::Refused && sample.diff.is_empty()));
     assert_eq!(samples[0].index, 0);
+}
+
+#[test]
+fn a_reward_model_ranks() {
+    let place = Place::new(BUGGY, TESTS);
+    let (model, reward) = (place.path("model"), place.path("reward"));
+    checkpoint(&model, Architecture::Qwen2);
+    let line = place.repair(&model, &["--reward-model", arg(&model)]);
+    assert_eq!(line.status.code(), Some(2));
+    assert!(err(&line).ends_with("tensor score.weight is missing: not a reward model\n"), "{}", err(&line));
+    let config = checkpoint(&reward, Architecture::Llama);
+    let values = (0..config.hidden).map(|i| i as f32 - 7.5).collect();
+    let head = Named { name: "score.weight".into(), shape: vec![1, config.hidden], values };
+    let device = Cpu::<f32>::new();
+    Decoder::random(&device, config, 3).unwrap().save(&device, &reward, Storage::F32, vec![head]).unwrap();
+    let output = place.repair(&model, &["--reward-model", arg(&reward), "--samples", "4", "--max-new-tokens", "8", "--json"]);
+    assert_eq!(output.status.code(), Some(1), "{}", err(&output));
+    let report: Value = serde_json::from_str(&out(&output)).unwrap();
+    let samples = report["samples"].as_array().unwrap();
+    // None of them has code: the reward alone orders them.
+    let rewards: Vec<f64> = samples.iter().map(|sample| sample["reward"].as_f64().unwrap()).collect();
+    assert_eq!(rewards.len(), 4);
+    assert!(rewards.windows(2).all(|pair| pair[0] >= pair[1]) && rewards[0] > rewards[3], "{rewards:?}");
 }
 
 #[test]

@@ -200,7 +200,9 @@ impl Args {
             if !sample.reasoning.is_empty() {
                 text += &format!("{}\n\n", visible(&sample.reasoning));
             }
-            if !sample.diff.is_empty() {
+            if let (true, Some(earlier)) = (self.all, sample.same_as) {
+                text += &format!("the code is sample {earlier}'s\n\n");
+            } else if !sample.diff.is_empty() {
                 text += &format!("{}\n", ink.diff(&visible(&sample.diff)));
             }
         }
@@ -290,7 +292,9 @@ struct Ink {
 
 impl Ink {
     fn paint(&self, code: &str, text: &str) -> String {
-        if self.on { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+        // A colour ends before its line does.
+        let line = text.trim_end_matches('\n');
+        if self.on { format!("\x1b[{code}m{line}\x1b[0m{}", &text[line.len()..]) } else { text.to_owned() }
     }
 
     fn bold(&self, text: &str) -> String {
@@ -329,7 +333,7 @@ mod tests {
     #[test]
     fn a_diff_is_painted_line_by_line() {
         let painted = Ink { on: true }.diff("--- a/f\n@@ -1 +1 @@\n-x\n+y\n z\n");
-        assert_eq!(painted, "\x1b[1m--- a/f\n\x1b[0m\x1b[36m@@ -1 +1 @@\n\x1b[0m\x1b[31m-x\n\x1b[0m\x1b[32m+y\n\x1b[0m z\n");
+        assert_eq!(painted, "\x1b[1m--- a/f\x1b[0m\n\x1b[36m@@ -1 +1 @@\x1b[0m\n\x1b[31m-x\x1b[0m\n\x1b[32m+y\x1b[0m\n z\n");
         assert_eq!(Ink { on: false }.diff("-x\n"), "-x\n");
         assert_eq!(lines("10-25"), Ok([10, 25]));
         assert!(lines("10").is_err());
