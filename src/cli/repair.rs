@@ -140,13 +140,12 @@ impl Args {
         let samples = on!(self.device.open()?, device => task.solve(&device, &models, &settings, &checker))?;
         interrupt::check()?;
         let best = repair::best(&samples);
-        let written = match best {
-            Some(best) if self.write && !best.diff.is_empty() => {
-                task.write(best)?;
-                true
-            }
-            _ => false,
+        // What was found is told also where it cannot be written.
+        let writing = match best {
+            Some(best) if self.write && !best.diff.is_empty() => task.write(best).map(|()| true),
+            _ => Ok(false),
         };
+        let written = matches!(writing, Ok(true));
         if self.json {
             print(&format!("{}\n", json!(Report::new(&task, &models, &samples, written))))?;
         } else if self.diff {
@@ -155,6 +154,7 @@ impl Args {
         } else {
             print(&self.told(&samples, written))?;
         }
+        writing?;
         Ok(if best.is_some() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 
