@@ -71,7 +71,7 @@ enum Command {
     /// One stage: writes what was measured as tables
     Report(report::Args),
     /// Fixes one program: the reasoning, a diff, and what its tests say
-    Repair(repair::Args),
+    Repair(Box<repair::Args>),
     /// Answers over HTTP as OpenAI's API does, on this machine
     Serve(serve::Args),
     /// Merges an adapter into its model: a folder in the Hugging Face layout, with a model card

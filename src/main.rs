@@ -2,7 +2,7 @@
 
 mod cli;
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -16,6 +16,8 @@ fn main() -> ExitCode {
     let result = interrupt::install().map_err(Into::into).and_then(|()| cli.run());
     match result {
         Ok(code) => code,
+        // Whoever reads the results has enough of them: `| head`.
+        Err(error) if is_closed(&error) => ExitCode::FAILURE,
         Err(error) => {
             // Causes that an error already tells are not told twice.
             let text = match error.downcast_ref::<Error>() {
@@ -26,4 +28,10 @@ fn main() -> ExitCode {
             ExitCode::from(error.downcast_ref::<Error>().map_or(1, Error::exit_code))
         }
     }
+}
+
+/// Whether an error says that nobody reads standard output any more.
+fn is_closed(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(Error::Io { path, source })
+        if source.kind() == ErrorKind::BrokenPipe && path.as_os_str() == "standard output")
 }

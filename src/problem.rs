@@ -13,6 +13,7 @@ mod literal;
 mod mbpp;
 pub mod micro;
 mod mutate;
+pub mod own;
 mod quixbugs;
 mod row;
 pub mod swebench;
@@ -26,6 +27,8 @@ use crate::record::{Outcome, Problem, Split};
 use crate::rng::Rng;
 
 pub use check::Checker;
+pub use check::command::replaced;
+pub use folder::definition;
 pub use mutate::mutate;
 pub use row::objects;
 

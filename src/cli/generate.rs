@@ -1,6 +1,6 @@
 //! `repairity generate`: text from a model.
 
-use std::io::Write;
+use std::io::{ErrorKind, Read, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -12,7 +12,7 @@ use repairity::prompt;
 use repairity::record::{Message, read_jsonl, write_jsonl};
 use repairity::rng::key;
 use repairity::telemetry::{Progress, interrupt};
-use repairity::tokenizer::Tokenizer;
+use repairity::tokenizer::{Stream, Tokenizer};
 use serde_json::{Map, Value, json};
 
 use super::device::{DeviceArgs, on};
@@ -28,7 +28,8 @@ pub struct Args {
     /// An adapter, a PEFT folder
     #[arg(long, value_name = "DIR")]
     adapter: Option<PathBuf>,
-    /// What the user says; a chat model answers it, another goes on from it
+    /// What the user says, or - to read it from standard input; a chat model answers it, another goes on from it. Without --output,
+    /// the text is printed as it is written
     #[arg(long, value_name = "TEXT")]
     prompt: Option<String>,
     /// Many prompts, JSONL: {"prompt": "..."}, {"messages": [...]} or {"tokens": [...]} a line
@@ -74,18 +75,21 @@ impl Args {
         }
         let lines: Vec<Line> = match (&self.input, &self.prompt) {
             (Some(path), _) => read_jsonl(path)?,
-            (None, prompt) => vec![Map::from_iter([("prompt".to_string(), json!(prompt))])],
+            (None, prompt) => vec![Map::from_iter([("prompt".to_string(), json!(said(prompt.as_deref())?))])],
         };
         let answers = on!(self.device.open()?, device => self.generate(&device, lines))?;
         match (&self.output, &self.input) {
             (Some(path), _) => write_jsonl(path, &answers)?,
             (None, Some(_)) => print_lines(answers.iter().map(|line| json!(line).to_string()))?,
-            (None, None) => {
-                let text = answers.first().and_then(|line| line["text"].as_str()).unwrap_or_default();
-                writeln!(std::io::stdout(), "{text}")?;
-            }
+            // It was printed as it was written.
+            (None, None) => {}
         }
         Ok(ExitCode::SUCCESS)
+    }
+
+    /// Whether the text is printed as it is written.
+    fn streams(&self) -> bool {
+        self.output.is_none() && self.input.is_none()
     }
 
     fn prompt_tokens(&self, number: usize, line: &Line, tokenizer: Option<&Tokenizer>) -> Result<Vec<u32>> {
@@ -127,15 +131,24 @@ impl Args {
             eos: tokenizer.as_ref().map_or(decoder.config.eos.clone(), |tokenizer| tokenizer.eos_ids().to_vec()),
             batch: self.batch,
         };
-        let progress = Progress::new("generate", (requests.len() * self.max_new_tokens) as u64).rated("tokens");
-        let mut written = 0;
-        let mut on_token = |_: usize, _: u32| {
-            written += 1;
-            progress.set(written, "");
-            interrupt::check()
+        let adapter = adapter.as_ref();
+        let samples = match &tokenizer {
+            Some(tokenizer) if self.streams() => stream(tokenizer, &mut std::io::stdout().lock(), |on_token| {
+                generate::generate(device, &decoder, adapter, &requests, &settings, on_token)
+            })?,
+            _ => {
+                let progress = Progress::new("generate", (requests.len() * self.max_new_tokens) as u64).rated("tokens");
+                let mut written = 0;
+                let mut on_token = |_: usize, _: u32| {
+                    written += 1;
+                    progress.set(written, "");
+                    interrupt::check()
+                };
+                let samples = generate::generate(device, &decoder, adapter, &requests, &settings, &mut on_token)?;
+                progress.finish(&format!("{written} tokens"));
+                samples
+            }
         };
-        let samples = generate::generate(device, &decoder, adapter.as_ref(), &requests, &settings, &mut on_token)?;
-        progress.finish(&format!("{written} tokens"));
         lines
             .into_iter()
             .zip(samples)
@@ -149,4 +162,42 @@ impl Args {
             })
             .collect()
     }
+}
+
+/// A prompt of the command line: itself, or standard input for `-`.
+fn said(prompt: Option<&str>) -> Result<String> {
+    let mut text = String::new();
+    match prompt {
+        Some("-") => std::io::stdin().read_to_string(&mut text).map_err(|e| match e.kind() {
+            ErrorKind::InvalidData => Error::input("standard input", e),
+            _ => Error::io("standard input", e),
+        })?,
+        prompt => {
+            text.push_str(prompt.unwrap_or_default());
+            0
+        }
+    };
+    Ok(text)
+}
+
+/// Writes the tokens that `sample` tells of to `out` as text, each piece as soon as it is certain, and a line's end after the last.
+/// There is no progress beside it: the text is its own.
+fn stream<T>(
+    tokenizer: &Tokenizer,
+    out: &mut dyn Write,
+    sample: impl FnOnce(&mut dyn FnMut(usize, u32) -> Result<()>) -> Result<T>,
+) -> Result<T> {
+    let mut pieces = Stream::new(tokenizer, true);
+    let mut put =
+        |piece: &str| out.write_all(piece.as_bytes()).and_then(|()| out.flush()).map_err(|e| Error::io("standard output", e));
+    let sampled = sample(&mut |_, token| {
+        pieces.push(token)?.map_or(Ok(()), |piece| put(&piece))?;
+        interrupt::check()
+    });
+    // Interrupted, what was written is ended all the same: the prompt of a shell comes on a line of its own.
+    if matches!(sampled, Ok(_) | Err(Error::Interrupted)) {
+        let rest = pieces.finish()?.unwrap_or_default();
+        put(&format!("{rest}\n"))?;
+    }
+    sampled
 }

@@ -15,42 +15,42 @@ use crate::record::{self, Check, Command, Extra, Form, Problem, Runner};
 /// A problem as the list has it.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Item {
+pub(super) struct Item {
     /// A name of its own.
-    id: String,
+    pub(super) id: String,
     /// The folder, relative to the list; the list's own without it.
     #[serde(default)]
-    root: PathBuf,
+    pub(super) root: PathBuf,
     /// The file with the bug, relative to `root`.
-    file: String,
+    pub(super) file: String,
     /// What tests it, for a shell in the folder.
-    command: String,
+    pub(super) command: String,
     /// A function, or `Class.method`, of the file that alone is to be repaired.
-    function: Option<String>,
+    pub(super) function: Option<String>,
     /// Its first and last line, from 1, instead.
-    lines: Option<[usize; 2]>,
+    pub(super) lines: Option<[usize; 2]>,
     /// What the code has to do.
     #[serde(default)]
-    description: String,
+    pub(super) description: String,
     /// The tests' files; without them, those that look like tests by their names.
-    tests: Option<Vec<String>>,
+    pub(super) tests: Option<Vec<String>>,
     /// Seconds that the command may take.
     #[serde(default = "minute")]
-    timeout_s: f64,
+    pub(super) timeout_s: f64,
     /// The programming language; by the file's ending without it.
-    language: Option<String>,
+    pub(super) language: Option<String>,
     /// A file, relative to the list, with the right text: a whole file or the lines, as the answer.
-    reference: Option<PathBuf>,
+    pub(super) reference: Option<PathBuf>,
     /// Whose report the command prints, where it is not found out.
-    runner: Option<Runner>,
+    pub(super) runner: Option<Runner>,
     /// `false`: Python's tests are not run a second time with changed expectations.
     #[serde(default = "yes")]
-    twins: bool,
+    pub(super) twins: bool,
     /// The least number of tests that must run.
-    tests_run: Option<usize>,
+    pub(super) tests_run: Option<usize>,
     /// Folders outside that the command may read, relative to the list: a virtual environment, a toolchain.
     #[serde(default)]
-    reads: Vec<PathBuf>,
+    pub(super) reads: Vec<PathBuf>,
 }
 
 fn minute() -> f64 {
@@ -91,7 +91,8 @@ pub(super) fn read(path: &Path) -> Result<Vec<Problem>> {
     Ok(problems)
 }
 
-fn problem(at: &str, beside: &Path, item: Item) -> Result<Problem> {
+/// The problem of an item; `at` is where it stands, `beside` the folder that its paths are relative to.
+pub(super) fn problem(at: &str, beside: &Path, item: Item) -> Result<Problem> {
     let wrong = |what: String| Error::input(at, what);
     let real = |folder: &Path, key: &str| {
         let folder = beside.join(folder);
@@ -187,7 +188,8 @@ fn problem(at: &str, beside: &Path, item: Item) -> Result<Problem> {
     })
 }
 
-fn language(file: &str) -> &str {
+/// The programming language of a file, by its ending.
+pub(super) fn language(file: &str) -> &str {
     match file.rsplit_once('.').map_or("", |(_, end)| end) {
         "py" => "python",
         "rs" => "rust",
@@ -202,7 +204,7 @@ fn language(file: &str) -> &str {
 
 /// The first and last line, from 1, of the one definition of `name` (or `Class.name`): by indentation in Python, decorators
 /// included; elsewhere from the line that opens its first brace to the one that closes it.
-pub(super) fn definition(text: &str, name: &str, language: &str) -> Option<[usize; 2]> {
+pub fn definition(text: &str, name: &str, language: &str) -> Option<[usize; 2]> {
     let lines: Vec<&str> = text.lines().collect();
     let (mut first, mut last) = (1, lines.len());
     for part in name.split('.') {

@@ -301,7 +301,7 @@ fn plain(path: &Path) -> Option<Vec<u8>> {
 }
 
 /// The file with the answer in the place of its lines, indented as they were where the answer is not.
-pub(in crate::problem) fn replaced(file: &str, lines: Option<[usize; 2]>, answer: &str) -> String {
+pub fn replaced(file: &str, lines: Option<[usize; 2]>, answer: &str) -> String {
     let answer = format!("{}\n", answer.trim_end());
     let Some([first, last]) = lines else { return answer };
     let all: Vec<&str> = file.split_inclusive('\n').collect();
