@@ -3,6 +3,7 @@
 //! The algorithm itself is the `tokenizers` crate's; this module reads the files around it the way Transformers does. How a
 //! conversation becomes text, and which tokens are trained on, is [`crate::prompt`]'s.
 
+mod stream;
 pub mod train;
 
 use std::collections::BTreeSet;
@@ -14,6 +15,8 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
+
+pub use stream::Stream;
 
 /// A tokenizer with the special tokens and the chat template of its model's folder.
 pub struct Tokenizer {
@@ -164,6 +167,11 @@ impl Tokenizer {
     /// The id of a token, as the vocabulary writes it.
     pub fn id(&self, token: &str) -> Option<u32> {
         self.pipeline.token_to_id(token)
+    }
+
+    /// Whether decoding can skip a token: `<|im_end|>` and its like.
+    pub fn is_special(&self, id: u32) -> bool {
+        self.token(id).is_some_and(|token| self.pipeline.get_added_vocabulary().is_special_token(&token))
     }
 
     /// Every id at which generation stops, ascending: the tokenizer's end token, and the `eos_token_id` of
