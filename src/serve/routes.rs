@@ -55,15 +55,15 @@ pub(super) fn router(shared: Arc<Shared>, jobs: Sender<Job>) -> Router {
 /// Refuses whom the guard refuses; counts what is answered.
 async fn pass(State(app): State<App>, request: HttpRequest, next: Next) -> Response {
     let guard = &app.shared.options.guard;
-    let text = |name: header::HeaderName| request.headers().get(name).map(|value| value.to_str().unwrap_or("?").to_string());
-    let origin = text(header::ORIGIN);
+    let [origin, host, authorization] = [header::ORIGIN, header::HOST, header::AUTHORIZATION]
+        .map(|name| request.headers().get(name).map(|value| value.to_str().unwrap_or("?").to_string()));
     let allowed = origin.clone().filter(|origin| guard.allows(origin));
-    let forbidden = guard.refuses(text(header::HOST).as_deref(), origin.as_deref());
+    let forbidden = guard.refuses(host.as_deref(), origin.as_deref());
     let mut response = if let Some(why) = forbidden {
         Refusal::of(403, "invalid_request_error", Some("forbidden"), why).into_response()
     } else if request.method() == Method::OPTIONS && allowed.is_some() {
         StatusCode::NO_CONTENT.into_response()
-    } else if request.uri().path() != "/health" && !guard.knows(text(header::AUTHORIZATION).as_deref()) {
+    } else if request.uri().path() != "/health" && !guard.knows(authorization.as_deref()) {
         let message = "an API key is needed: Authorization: Bearer KEY";
         Refusal::of(401, "invalid_request_error", Some("invalid_api_key"), message).into_response()
     } else {
