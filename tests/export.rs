@@ -49,7 +49,7 @@ fn parts(path: &Path) -> (Vec<u8>, Vec<(String, Value, Vec<u8>)>) {
 
 fn shards(folder: &Path) -> Vec<String> {
     let names = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    let mut names: Vec<String> = names.filter(|name| name.ends_with(".safetensors")).collect();
+    let mut names: Vec<String> = names.filter(|name| name.starts_with("model") && name.ends_with(".safetensors")).collect();
     names.sort();
     names
 }
@@ -250,7 +250,7 @@ fn the_card_tells_what_the_run_folder_holds_and_no_secret() {
     config["base_model_name_or_path"] = json!("Owner/Base-7B");
     write_json(&path, &config).unwrap();
 
-    let mut recipe = Recipe { out: "elsewhere".into(), seed: 23, ..Recipe::default() };
+    let mut recipe = Recipe { out: "runs/not-told".into(), seed: 23, ..Recipe::default() };
     recipe.problems.suite = "mbpp".into();
     recipe.teacher.base_url = Some("https://user:hunter2@llm.example/v1?key=hunter3".into());
     let stage = json!({"name": "sft", "state": "done", "seconds": 1.0, "device": "cpu", "version": "0.1.0", "inputs": {},
@@ -290,5 +290,5 @@ fn the_card_tells_what_the_run_folder_holds_and_no_secret() {
     ] {
         assert!(card.contains(part), "{part:?} is not in\n{card}");
     }
-    assert!(!card.contains("hunter") && !card.contains("elsewhere"), "{card}");
+    assert!(!card.contains("hunter") && !card.contains("not-told"), "{card}");
 }

@@ -42,11 +42,12 @@ impl Args {
             Type::F16 => Storage::F16,
             Type::F32 => Storage::F32,
         });
-        if self.adapter.is_none() {
-            note("export: no --adapter, so nothing is merged: the weights are copied");
-        }
         let Args { model, adapter, out, run, .. } = self;
+        let alone = adapter.is_none();
         let exported = export(&Options { model, adapter, out: out.clone(), run, dtype })?;
+        if alone {
+            note("export: no --adapter, so nothing was merged: the weights are the model's own");
+        }
         match &exported.run {
             Some(run) => note(&format!("export: the model card tells of {}", run.display())),
             None => note("export: no run is known, so the model card has no recipe, no data and no results; --run names one"),

@@ -383,7 +383,7 @@ fn versions(options: &Options, run: Option<&Run>) -> Result<String> {
         let policy = run.recipe.policy.model.display().to_string();
         let read = run.manifest.stages.iter().find_map(|record| record.inputs.get(&policy));
         rows.extend(read.map(|hash| ("base model's folder, as the run read it".to_string(), hash.clone())));
-        for record in run.manifest.stages.iter().filter(|record| record.state == State::Done) {
+        for record in run.manifest.stages.iter().filter(|record| record.state == State::Done && record.name != "report") {
             for (path, hash) in &record.outputs {
                 rows.push((format!("`{}`: {}", record.name, file_name(Path::new(path))), hash.clone()));
             }

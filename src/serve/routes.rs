@@ -57,6 +57,7 @@ async fn pass(State(app): State<App>, request: HttpRequest, next: Next) -> Respo
     let guard = &app.shared.options.guard;
     let [origin, host, authorization] = [header::ORIGIN, header::HOST, header::AUTHORIZATION]
         .map(|name| request.headers().get(name).map(|value| value.to_str().unwrap_or("?").to_string()));
+    let length = request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     let allowed = origin.clone().filter(|origin| guard.allows(origin));
     let forbidden = guard.refuses(host.as_deref(), origin.as_deref());
     let mut response = if let Some(why) = forbidden {
@@ -66,6 +67,9 @@ async fn pass(State(app): State<App>, request: HttpRequest, next: Next) -> Respo
     } else if request.uri().path() != "/health" && !guard.knows(authorization.as_deref()) {
         let message = "an API key is needed: Authorization: Bearer KEY";
         Refusal::of(401, "invalid_request_error", Some("invalid_api_key"), message).into_response()
+    } else if length.is_some_and(|length| length > BODY as u64) {
+        // Before any of it is read.
+        too_long().into_response()
     } else {
         next.run(request).await
     };
@@ -131,11 +135,15 @@ fn read(headers: &HeaderMap, body: Result<Bytes, BytesRejection>) -> Result<Valu
         return Err(bad(415, format!("Content-Type: application/json expected, {kind:?} found")));
     }
     let body = body.map_err(|rejection| match rejection.status().as_u16() {
-        413 => bad(413, format!("a body of at most {BODY} bytes expected")),
+        413 => too_long(),
         status => bad(status, rejection.body_text()),
     })?;
     let value: Value = serde_json::from_slice(&body).map_err(|e| bad(400, format!("the body is not JSON: {e}")))?;
     if value.is_object() { Ok(value) } else { Err(bad(400, "the body is not a JSON object".into())) }
+}
+
+fn too_long() -> Refusal {
+    Refusal::of(413, "invalid_request_error", None, format!("a body of at most {BODY} bytes expected"))
 }
 
 fn now() -> u64 {
