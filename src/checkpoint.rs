@@ -35,6 +35,20 @@ impl Storage {
             Storage::F16 => "float16",
         }
     }
+
+    /// The file format's name of it.
+    pub(crate) fn dtype(self) -> Dtype {
+        match self {
+            Storage::F32 => Dtype::F32,
+            Storage::Bf16 => Dtype::BF16,
+            Storage::F16 => Dtype::F16,
+        }
+    }
+
+    /// Bytes of a number.
+    pub(crate) fn bytes(self) -> usize {
+        if self == Storage::F32 { 4 } else { 2 }
+    }
 }
 
 /// A named tensor on the host, ready to be written.
@@ -55,6 +69,47 @@ struct Entry {
     bytes: std::ops::Range<usize>,
 }
 
+/// The list of a sharded checkpoint's tensors.
+pub(crate) const INDEX: &str = "model.safetensors.index.json";
+
+/// The files of a folder's checkpoint, sorted, and the tensors that its index lists; without an index, none.
+pub(crate) fn files_of(folder: &Path) -> Result<(Vec<PathBuf>, Vec<String>)> {
+    let single = folder.join("model.safetensors");
+    if single.exists() {
+        return Ok((vec![single], Vec::new()));
+    }
+    let path = folder.join(INDEX);
+    if !path.exists() {
+        let what = format!("no checkpoint here: model.safetensors or {INDEX} expected");
+        return Err(Error::input(folder.display(), what));
+    }
+    let index = read_json(&path)?;
+    let map = index
+        .get("weight_map")
+        .and_then(Value::as_object)
+        .ok_or_else(|| Error::input(path.display(), "an object `weight_map` expected"))?;
+    let mut shards: Vec<&str> = map.values().filter_map(Value::as_str).collect();
+    shards.sort_unstable();
+    shards.dedup();
+    Ok((shards.into_iter().map(|shard| folder.join(shard)).collect(), map.keys().cloned().collect()))
+}
+
+/// Maps a safetensors file: its bytes, where its tensors begin, and what its header says.
+pub(crate) fn map_file(path: &Path) -> Result<(Mmap, usize, Metadata)> {
+    let file = File::open(path).map_err(|e| Error::io(path, e))?;
+    // A folder can be opened too, and mapping it fails with words that help nobody.
+    if path.is_dir() {
+        return Err(Error::io(path, std::io::ErrorKind::IsADirectory.into()));
+    }
+    // SAFETY: the map is only read. Another process truncating the file while it is mapped would raise SIGBUS; checkpoints are
+    // replaced by renaming, never rewritten in place.
+    let map = unsafe { Mmap::map(&file) }.map_err(|e| Error::io(path, e))?;
+    let bad = |e| Error::input(path.display(), format!("not a whole safetensors file: {e}"));
+    SafeTensors::deserialize(&map).map_err(bad)?;
+    let (header, metadata) = SafeTensors::read_metadata(&map).map_err(bad)?;
+    Ok((map, header + 8, metadata))
+}
+
 /// The tensors of a folder or of one file, mapped into memory.
 pub struct Tensors {
     files: Vec<(PathBuf, Mmap)>,
@@ -64,50 +119,22 @@ pub struct Tensors {
 impl Tensors {
     /// `model.safetensors`, or the shards that `model.safetensors.index.json` names.
     pub fn open_folder(folder: &Path) -> Result<Tensors> {
-        let single = folder.join("model.safetensors");
-        if single.exists() {
-            return Tensors::open_files(&[single]);
-        }
-        let index_path = folder.join("model.safetensors.index.json");
-        if !index_path.exists() {
-            return Err(Error::input(
-                folder.display(),
-                "no checkpoint here: model.safetensors or model.safetensors.index.json expected",
-            ));
-        }
-        let index = read_json(&index_path)?;
-        let map = index
-            .get("weight_map")
-            .and_then(Value::as_object)
-            .ok_or_else(|| Error::input(index_path.display(), "an object `weight_map` expected"))?;
-        let mut shards: Vec<&str> = map.values().filter_map(Value::as_str).collect();
-        shards.sort_unstable();
-        shards.dedup();
-        let tensors = Tensors::open_files(&shards.iter().map(|shard| folder.join(shard)).collect::<Vec<_>>())?;
-        for name in map.keys() {
-            if !tensors.entries.contains_key(name) {
-                return Err(Error::input(index_path.display(), format!("tensor {name} is listed, but no shard holds it")));
+        let (shards, names) = files_of(folder)?;
+        let tensors = Tensors::open_files(&shards)?;
+        match names.iter().find(|name| !tensors.entries.contains_key(*name)) {
+            Some(name) => {
+                let index = folder.join(INDEX);
+                Err(Error::input(index.display(), format!("tensor {name} is listed, but no shard holds it")))
             }
+            None => Ok(tensors),
         }
-        Ok(tensors)
     }
 
     /// The tensors of these files together.
     pub fn open_files(paths: &[PathBuf]) -> Result<Tensors> {
         let mut tensors = Tensors { files: Vec::new(), entries: HashMap::new() };
         for path in paths {
-            let file = File::open(path).map_err(|e| Error::io(path, e))?;
-            // A folder can be opened too, and mapping it fails with words that help nobody.
-            if path.is_dir() {
-                return Err(Error::io(path, std::io::ErrorKind::IsADirectory.into()));
-            }
-            // SAFETY: the map is only read. Another process truncating the file while it is mapped would raise SIGBUS; checkpoints
-            // are replaced by renaming, never rewritten in place.
-            let map = unsafe { Mmap::map(&file) }.map_err(|e| Error::io(path, e))?;
-            let bad = |e| Error::input(path.display(), format!("not a whole safetensors file: {e}"));
-            SafeTensors::deserialize(&map).map_err(bad)?;
-            let (header, metadata) = SafeTensors::read_metadata(&map).map_err(bad)?;
-            let start = header + 8;
+            let (map, start, metadata) = map_file(path)?;
             for (name, info) in metadata.tensors() {
                 let entry = Entry {
                     file: tensors.files.len(),
@@ -145,17 +172,8 @@ impl Tensors {
         if entry.shape != shape {
             return Err(Error::input(at(), format!("shape {shape:?} expected, {:?} found", entry.shape)));
         }
-        let bytes = &self.files[entry.file].1[entry.bytes.clone()];
         let start = out.len();
-        match entry.dtype {
-            Dtype::F32 => out.extend(bytes.chunks_exact(4).map(|b| T::of(f32::from_le_bytes([b[0], b[1], b[2], b[3]]).f64()))),
-            Dtype::BF16 => out.extend(bytes.chunks_exact(2).map(|b| T::of(half::bf16::from_le_bytes([b[0], b[1]]).to_f64()))),
-            Dtype::F16 => out.extend(bytes.chunks_exact(2).map(|b| T::of(half::f16::from_le_bytes([b[0], b[1]]).to_f64()))),
-            Dtype::F64 => {
-                out.extend(bytes.chunks_exact(8).map(|b| T::of(f64::from_le_bytes(b.try_into().expect("eight bytes")))))
-            }
-            other => return Err(Error::input(at(), format!("type F32, BF16, F16 or F64 expected, {other:?} found"))),
-        }
+        decode(&self.files[entry.file].1[entry.bytes.clone()], entry.dtype, out).map_err(|what| Error::input(at(), what))?;
         match out[start..].iter().position(|x| !x.f64().is_finite()) {
             Some(element) => Err(Error::input(at(), format!("element {element} is {}", out[start + element].f64()))),
             None => Ok(()),
@@ -170,6 +188,27 @@ impl Tensors {
     }
 }
 
+/// Appends the numbers that `bytes` hold. The error is in words: a type that is no float.
+pub(crate) fn decode<T: Real>(bytes: &[u8], dtype: Dtype, out: &mut Vec<T>) -> std::result::Result<(), String> {
+    match dtype {
+        Dtype::F32 => out.extend(bytes.chunks_exact(4).map(|b| T::of(f32::from_le_bytes([b[0], b[1], b[2], b[3]]).f64()))),
+        Dtype::BF16 => out.extend(bytes.chunks_exact(2).map(|b| T::of(half::bf16::from_le_bytes([b[0], b[1]]).to_f64()))),
+        Dtype::F16 => out.extend(bytes.chunks_exact(2).map(|b| T::of(half::f16::from_le_bytes([b[0], b[1]]).to_f64()))),
+        Dtype::F64 => out.extend(bytes.chunks_exact(8).map(|b| T::of(f64::from_le_bytes(b.try_into().expect("eight bytes"))))),
+        other => return Err(format!("type F32, BF16, F16 or F64 expected, {other:?} found")),
+    }
+    Ok(())
+}
+
+/// Appends `values` as a file stores them, each rounded to the nearest, ties to even.
+pub(crate) fn encode(values: &[f32], storage: Storage, out: &mut Vec<u8>) {
+    match storage {
+        Storage::F32 => out.extend(values.iter().flat_map(|x| x.to_le_bytes())),
+        Storage::Bf16 => out.extend(values.iter().flat_map(|x| half::bf16::from_f32(*x).to_le_bytes())),
+        Storage::F16 => out.extend(values.iter().flat_map(|x| half::f16::from_f32(*x).to_le_bytes())),
+    }
+}
+
 /// Writes a safetensors file, atomically. Its header says `format = pt`, which readers of PyTorch want.
 pub fn write_tensors(path: &Path, tensors: &[Named], storage: Storage) -> Result<()> {
     write_atomic_with(path, |file| write_tensors_into(file, path, tensors, storage))
@@ -177,11 +216,7 @@ pub fn write_tensors(path: &Path, tensors: &[Named], storage: Storage) -> Result
 
 /// Writes what a safetensors file holds into `out`, tensor by tensor: there is no second copy of them in memory. Errors name `path`.
 pub fn write_tensors_into(out: &mut impl Write, path: &Path, tensors: &[Named], storage: Storage) -> Result<()> {
-    let (dtype, bytes) = match storage {
-        Storage::F32 => (Dtype::F32, 4),
-        Storage::Bf16 => (Dtype::BF16, 2),
-        Storage::F16 => (Dtype::F16, 2),
-    };
+    let (dtype, bytes) = (storage.dtype(), storage.bytes());
     let mut sorted: Vec<&Named> = tensors.iter().collect();
     sorted.sort_by(|a, b| a.name.cmp(&b.name));
     let (mut infos, mut start) = (Vec::new(), 0);
@@ -205,11 +240,7 @@ pub fn write_tensors_into(out: &mut impl Write, path: &Path, tensors: &[Named], 
     let mut buffer = Vec::new();
     for chunk in sorted.iter().flat_map(|tensor| tensor.values.chunks(1 << 16)) {
         buffer.clear();
-        match storage {
-            Storage::F32 => buffer.extend(chunk.iter().flat_map(|x| x.to_le_bytes())),
-            Storage::Bf16 => buffer.extend(chunk.iter().flat_map(|x| half::bf16::from_f32(*x).to_le_bytes())),
-            Storage::F16 => buffer.extend(chunk.iter().flat_map(|x| half::f16::from_f32(*x).to_le_bytes())),
-        }
+        encode(chunk, storage, &mut buffer);
         out.write_all(&buffer).map_err(io)?;
     }
     Ok(())

@@ -544,7 +544,7 @@ pub fn remove_temporaries(folder: &Path) -> Result<()> {
 }
 
 /// How temporaries end: a run folder may be one that holds other things of its owner's.
-const TEMPORARY: &str = ".repairity";
+pub(crate) const TEMPORARY: &str = ".repairity";
 
 /// Whether a name is one that [`write_atomic_with`] gives: `.name.process.repairity`.
 fn is_temporary(name: &str) -> bool {
