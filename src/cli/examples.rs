@@ -3,7 +3,7 @@
 use clap::Command;
 
 /// Subcommands, and what their help ends with. Those that explain more keep their text beside their arguments.
-const AFTER_HELP: [(&str, &str); 23] = [
+const AFTER_HELP: [(&str, &str); 26] = [
     (
         "run",
         "Stages, in their order:\n  \
@@ -100,6 +100,26 @@ const AFTER_HELP: [(&str, &str); 23] = [
          repairity report recipes/quickstart.toml --format latex",
     ),
     (
+        "repair",
+        "Examples:\n  \
+         repairity repair code/calc.py --tests code/test_calc.py --model models/Qwen2.5-Coder-7B-Instruct\n  \
+         repairity repair code/calc.py --tests code/test_calc.py --model models/Qwen2.5-Coder-7B-Instruct \
+         --adapter runs/mbpp-7b/ppo/adapter --reward-model runs/mbpp-7b/reward/model --samples 16 --write",
+    ),
+    (
+        "serve",
+        "Examples:\n  \
+         repairity serve --model models/Qwen2.5-Coder-7B-Instruct --adapter runs/mbpp-7b/ppo/adapter --name repair\n  \
+         repairity serve --model assets/micro-base --port 8080 --device cpu",
+    ),
+    (
+        "export",
+        "Examples:\n  \
+         repairity export --model models/Qwen2.5-Coder-7B-Instruct --adapter runs/mbpp-7b/ppo/adapter --out repair-7b\n  \
+         repairity export --model assets/micro-base --adapter runs/quickstart/ppo/adapter --run runs/quickstart --out micro-repair \
+         --dtype f32",
+    ),
+    (
         "generate",
         "Examples:\n  \
          repairity generate --model models/Qwen2.5-Coder-7B-Instruct --prompt 'Fix the bug: def add(a, b): return a - b'\n  \
@@ -176,10 +196,68 @@ const AFTER_HELP: [(&str, &str); 23] = [
     ),
 ];
 
-/// The command line with these examples in its help.
+/// The command line with these examples in its help, where a command has none beside its arguments.
 pub fn add(command: Command) -> Command {
-    AFTER_HELP.iter().fold(command, |command, (name, text)| match command.find_subcommand(name) {
-        Some(_) => command.mut_subcommand(name, |sub| sub.after_help(*text)),
-        None => command,
+    let bare = |command: &Command, name| command.find_subcommand(name).is_some_and(|sub| sub.get_after_help().is_none());
+    AFTER_HELP.iter().fold(command, |command, (name, text)| match bare(&command, name) {
+        true => command.mut_subcommand(name, |sub| sub.after_help(*text)),
+        false => command,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli;
+
+    /// Every subcommand with its full name, its own subcommands too.
+    fn all(command: &Command, name: &str, found: &mut Vec<(String, Command)>) {
+        for sub in command.get_subcommands() {
+            let name = format!("{name} {}", sub.get_name());
+            found.push((name.clone(), sub.clone()));
+            all(sub, &name, found);
+        }
+    }
+
+    /// The examples in a help's last part, as a shell would split them: what is redirected or piped is cut off.
+    fn examples(command: &Command) -> Vec<Vec<String>> {
+        let text = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+        let lines = text.lines().filter_map(|line| Some(&line[line.strip_prefix("  ")?.find("repairity ")? + 2..]));
+        let split = |line: &str| {
+            let line = line.split(" > ").next().and_then(|line| line.split(" | ").next()).unwrap_or_default();
+            let script = format!("for word in {line}; do printf '%s\\0' \"$word\"; done");
+            let output = std::process::Command::new("sh").args(["-c", &script]).output().unwrap();
+            assert!(output.status.success(), "{line}");
+            let text = String::from_utf8(output.stdout).unwrap();
+            text.split_terminator('\0').map(String::from).collect::<Vec<_>>()
+        };
+        lines.filter(|line| !line.contains('`')).map(split).collect()
+    }
+
+    #[test]
+    fn every_example_in_every_help_is_one_that_the_program_takes() {
+        let mut commands = Vec::new();
+        all(&cli::command(), "repairity", &mut commands);
+        for (name, command) in &commands {
+            // What only groups others shows theirs.
+            let examples = examples(command);
+            assert!(examples.len() >= 2, "{name}: {} examples in its help, 2 at least expected", examples.len());
+            for example in examples {
+                if let Err(error) = cli::command().try_get_matches_from(&example) {
+                    panic!("{name}: the example {example:?} is refused: {error}");
+                }
+                let own = format!("{} ", example.join(" "));
+                assert!(own.starts_with(&format!("{name} ")), "{name}: its help shows {own}");
+            }
+        }
+        assert!(commands.len() >= AFTER_HELP.len());
+    }
+
+    #[test]
+    fn no_example_is_of_a_command_that_is_not_there() {
+        let command = cli::command();
+        for (name, _) in AFTER_HELP {
+            assert!(command.find_subcommand(name).is_some(), "{name}");
+        }
+    }
 }

@@ -248,7 +248,14 @@ fn elsewhere(all: &mut Findings, recipe: &Recipe, names: &[&str]) {
 fn teacher(all: &mut Findings, recipe: &Recipe) {
     let settings = &recipe.teacher;
     match crate::stage::check_teacher(recipe) {
-        Ok(()) => all.ok("teacher", format!("{}; budget {} USD", settings.model, settings.budget_usd)),
+        Ok(()) => all.ok(
+            "teacher",
+            match (settings.provider, &settings.path) {
+                (Provider::Scripted, _) => "scripted: asks nobody".into(),
+                (Provider::Recorded, Some(path)) => format!("{}: asks nobody", path.display()),
+                _ => format!("{}; its key is set or not needed; budget {} USD", settings.model, settings.budget_usd),
+            },
+        ),
         Err(error) => all.missing("teacher", error.to_string()),
     }
     if settings.provider == Provider::Anthropic && settings.model == "claude-3-7-sonnet-20250219" {
@@ -345,13 +352,6 @@ fn unusual(all: &mut Findings, recipe: &Recipe, names: &[&str]) {
     }
     if runs("ppo") && recipe.ppo.kl == 0.0 {
         all.warn("ppo.kl", "0: nothing holds the policy near the fine-tuned model");
-    }
-    if runs("ppo") && recipe.ppo.kl_bound.is_none() && recipe.ppo.epochs > 1 {
-        let passes = recipe.ppo.epochs;
-        all.warn(
-            "ppo.kl_bound",
-            format!("not set: {passes} passes over a batch can run away; --set ppo.kl_bound=0.05 ends them early"),
-        );
     }
     if runs("sft") && recipe.sft.data.is_none() && recipe.problems.split[1] == 0.0 {
         all.warn("problems.split", "no validation problems: nothing tells which epoch was best");

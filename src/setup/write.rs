@@ -104,7 +104,7 @@ fn sized(answers: &Answers, here: &Here, models: &Models) -> Result<Sized> {
     recipe.evaluate.max_new_tokens = answer;
     recipe.ppo.max_new_tokens = if on_gpu { 732 } else { answer };
     if !on_gpu {
-        (recipe.ppo.iterations, recipe.ppo.prompts_per_iteration) = (20, 16);
+        (recipe.ppo.iterations, recipe.ppo.prompts_per_iteration) = (20, 32);
         (recipe.candidates.batch, recipe.evaluate.batch, recipe.ppo.batch) = (8, 8, 8);
     }
     (recipe.sft.learning_rate, recipe.reward.learning_rate) = match parameters {
