@@ -262,17 +262,23 @@ mod tests {
     fn every_example_in_every_help_is_one_that_the_program_takes() {
         let mut commands = Vec::new();
         all(&cli::command(), "repairity", &mut commands);
+        let mut wrong = Vec::new();
         for (name, command) in &commands {
             let examples = examples(command);
-            assert!(examples.len() >= 2, "{name}: {} examples in its help, 2 at least expected", examples.len());
+            if examples.len() < 2 {
+                wrong.push(format!("{name}: {} examples in its help, 2 at least expected", examples.len()));
+            }
             for example in examples {
+                let line = example.join(" ");
                 if let Err(error) = cli::command().try_get_matches_from(&example) {
-                    panic!("{name}: the example {example:?} is refused: {error}");
+                    wrong.push(format!("{name}: `{line}` is refused: {}", error.to_string().lines().next().unwrap_or_default()));
                 }
-                let own = format!("{} ", example.join(" "));
-                assert!(own.starts_with(&format!("{name} ")), "{name}: its help shows {own}");
+                if !format!("{line} ").starts_with(&format!("{name} ")) {
+                    wrong.push(format!("{name}: its help shows `{line}`"));
+                }
             }
         }
+        assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
         assert!(commands.len() >= AFTER_HELP.len());
     }
 }

@@ -136,8 +136,8 @@ fn interview(given: &Given, here: &Here, dialogue: &mut Dialogue<'_>) -> Result<
     let reward_model = match (&given.reward_model, goal) {
         (Some(folder), _) => folder.clone(),
         (None, Goal::All) => {
-            let why = "What does the reward model start from? The paper: CodeLlama-7b. The model itself does as well, and is here\n\
-                       already. It reads text, so its tokenizer may be another.";
+            let why = "What does the reward model start from? The paper: CodeLlama-7b. The model itself does as well, and is\n\
+                       one download less. It reads text, so its tokenizer may be another.";
             let usual = model.display().to_string();
             dialogue
                 .ask(why, "reward model", Some(&usual), |answer| shapes::of(Path::new(answer)).map(|_| PathBuf::from(answer)))?

@@ -334,17 +334,16 @@ fn memory_free(all: &mut Findings, recipe: &Recipe, here: &Here) {
 /// Choices that the field does not make.
 fn unusual(all: &mut Findings, recipe: &Recipe, names: &[&str]) {
     let runs = |name: &str| names.contains(&name);
-    let (adapter, whole) = ((1e-6, 3e-3), (1e-7, 1e-4));
     let rates = [
         ("sft", "sft.learning_rate", recipe.sft.learning_rate, recipe.sft.train),
         ("reward", "reward.learning_rate", recipe.reward.learning_rate, recipe.reward.train),
         ("ppo", "ppo.learning_rate", recipe.ppo.learning_rate, recipe.sft.train),
     ];
-    // Small models take larger steps: a bound is stretched as much as the bundled ones need.
+    // Wide enough for models of a few million parameters, which take larger steps.
     for (stage, key, rate, train) in rates {
-        let (what, (low, high)) = match train {
-            Train::Lora => ("an adapter", adapter),
-            Train::Full => ("a whole model", (whole.0, whole.1 * 10.0)),
+        let (what, low, high) = match train {
+            Train::Lora => ("an adapter", 1e-6, 3e-3),
+            Train::Full => ("a whole model", 1e-7, 1e-3),
         };
         if runs(stage) && !(low..=high).contains(&rate) {
             all.warn(key, format!("{rate:e}; {what} is usually trained at {low:e} to {high:e}"));
