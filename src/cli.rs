@@ -7,6 +7,7 @@ mod compare;
 mod complete;
 mod device;
 mod doctor;
+mod examples;
 mod export;
 mod generate;
 mod plan;
@@ -24,7 +25,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use repairity::error::{Error, Result};
 use repairity::recipe::Recipe;
 
@@ -100,6 +101,8 @@ enum Command {
     Recipe(recipe::Args),
     /// Prints completions for a shell
     Completions(complete::Args),
+    /// Prints the manual's page, or writes a page for each subcommand
+    Man(complete::ManArgs),
 }
 
 /// A recipe, and what the command line changes in it.
@@ -121,7 +124,18 @@ impl RecipeArgs {
     }
 }
 
+/// The command line as shells, the manual and people see it.
+fn command() -> clap::Command {
+    examples::add(Cli::command())
+}
+
 impl Cli {
+    /// What the process was called with; asked for help, or called wrongly, the process ends here.
+    pub fn of_process() -> Cli {
+        let matches = command().get_matches();
+        Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+    }
+
     /// Runs the subcommand. The code is 0, or 1 where the work was done and its answer is no.
     pub fn run(self) -> anyhow::Result<ExitCode> {
         match self.command {
@@ -149,6 +163,7 @@ impl Cli {
             Command::Export(args) => args.run(),
             Command::Recipe(args) => args.run(),
             Command::Completions(args) => args.run(),
+            Command::Man(args) => args.run(),
             Command::Plan(args) => args.run(),
             Command::Profile(args) => args.run(),
             Command::Doctor(args) => args.run(),

@@ -38,3 +38,4 @@ pub mod serve;
 pub mod bench;
 pub mod profile;
 pub mod doctor;
+pub mod setup;

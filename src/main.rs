@@ -5,12 +5,11 @@ mod cli;
 use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
 
-use clap::Parser;
 use repairity::error::Error;
 use repairity::telemetry::{self, interrupt};
 
 fn main() -> ExitCode {
-    let cli = cli::Cli::parse();
+    let cli = cli::Cli::of_process();
     telemetry::set_quiet(cli.quiet);
     telemetry::set_verbose(cli.verbose);
     let result = interrupt::install().map_err(Into::into).and_then(|()| cli.run());

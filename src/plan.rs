@@ -13,9 +13,9 @@ mod ways;
 use half::bf16;
 use serde::Serialize;
 
-use crate::device::Meter;
 pub use crate::device::cards;
 use crate::device::meter::{Class, Style};
+use crate::device::{Meter, Real};
 use crate::error::Result;
 use crate::model::Config;
 use crate::recipe::Recipe;
@@ -141,15 +141,26 @@ impl Question {
 
     /// Meters a stage for one of the machine's ranks, or only its memory.
     fn meter(&self, stage: &str, whole: bool) -> Result<Metered> {
-        let meter = Meter::<bf16>::new(Style::Cuda);
+        self.meter_on(&Meter::<bf16>::new(Style::Cuda), stage, whole)
+    }
+
+    /// What a stage holds on each rank: on a GPU in bf16, or on the CPU in f32, whose time no data sheet tells. The parts are not whole.
+    pub fn memory(&self, stage: &str, style: Style) -> Result<Metered> {
+        match style {
+            Style::Cuda => self.meter(stage, false),
+            Style::Cpu => self.meter_on(&Meter::<f32>::new(Style::Cpu), stage, false),
+        }
+    }
+
+    fn meter_on<A: Real>(&self, meter: &Meter<A>, stage: &str, whole: bool) -> Result<Metered> {
         let (recipe, view) = (&self.recipe, View { ranks: self.machine.ranks(), whole });
         let (policy, reward) = (&self.models.policy, &self.models.reward);
-        let answers = |batch, answer| stages::answers(&meter, recipe, policy, (batch, self.prompt(answer), answer), view);
+        let answers = |batch, answer| stages::answers(meter, recipe, policy, (batch, self.prompt(answer), answer), view);
         match stage {
-            "sft" => stages::sft(&meter, recipe, policy, view),
+            "sft" => stages::sft(meter, recipe, policy, view),
             "candidates" => answers(recipe.candidates.batch, recipe.candidates.max_new_tokens),
-            "reward" => stages::reward(&meter, recipe, reward, view),
-            "ppo" => stages::ppo(&meter, recipe, (policy, reward), self.prompt(recipe.ppo.max_new_tokens), view),
+            "reward" => stages::reward(meter, recipe, reward, view),
+            "ppo" => stages::ppo(meter, recipe, (policy, reward), self.prompt(recipe.ppo.max_new_tokens), view),
             _ => answers(recipe.evaluate.batch, recipe.evaluate.max_new_tokens),
         }
     }

@@ -5,6 +5,7 @@
 
 mod hash;
 mod manifest;
+mod standing;
 
 use std::fs::File;
 use std::io::{Read, Seek, Write};
@@ -20,6 +21,7 @@ use crate::record::remove_temporaries;
 use crate::telemetry::{note, words};
 use hash::Hashes;
 pub use manifest::{Manifest, Record, State};
+pub use standing::{Standing, standing};
 
 /// Every stage, in the order they run.
 pub const STAGES: [&str; 11] =

@@ -209,7 +209,8 @@ fn body<D: Device>(name: &str, device: &D, comm: &Shared<D>, recipe: &Recipe) ->
     }
 }
 
-fn spec(name: &'static str, recipe: &Recipe) -> StageSpec {
+/// What a stage reads, writes and depends on.
+pub fn spec(name: &'static str, recipe: &Recipe) -> StageSpec {
     let files = Files::of(recipe);
     let policy = recipe.policy.model.clone();
     let sft_result = files.sft_result(recipe.sft.train);

@@ -21,7 +21,8 @@ impl Recipe {
         Recipe::parse(path, &text, sets)
     }
 
-    fn parse(path: &Path, text: &str, sets: &[String]) -> Result<Recipe> {
+    /// The same of a text; errors name it by `path`.
+    pub fn parse(path: &Path, text: &str, sets: &[String]) -> Result<Recipe> {
         let at_span = |span: Option<Range<usize>>, what: &dyn Display| match span {
             Some(span) => Error::line(path, line(text, span.start), what),
             None => Error::input(path.display(), what),

@@ -19,7 +19,8 @@ pub struct Python {
 /// The arguments before the program: isolated, without site packages, without writing byte code.
 pub const ISOLATED: [&str; 3] = ["-I", "-S", "-B"];
 
-const ASK: &str = "import sys, os, sysconfig
+/// `symtable` is one of the modules that packages with a minimal Python leave out.
+const ASK: &str = "import sys, os, sysconfig, symtable
 base = getattr(sys, '_base_executable', None) or sys.executable
 print(os.path.realpath(base))
 print('.'.join(map(str, sys.version_info[:3])))
@@ -40,7 +41,9 @@ impl Python {
         let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
         let (Some(executable), Some(version)) = (lines.next(), lines.next()) else {
             let error = String::from_utf8_lossy(&output.stderr);
-            return Err(lacking(error.lines().last().unwrap_or("it printed nothing").to_owned()));
+            let said = error.lines().last().unwrap_or("it printed nothing");
+            let hint = if said.contains("No module named") { ", and its whole standard library is needed" } else { "" };
+            return Err(lacking(format!("{said}{hint}")));
         };
         let executable = PathBuf::from(executable);
         // A folder like / or the home must never be opened by a strange LIBDIR.
