@@ -245,7 +245,7 @@ fn spec(name: &'static str, recipe: &Recipe) -> StageSpec {
                     Some(data.unwrap_or_else(|| files.preferences())),
                     scale,
                 ]),
-                list(&[files.reward_model()]),
+                list(&[files.reward_model(), files.reward_validation()]),
                 list(&[files.out.join("reward").join("state")]),
                 json!([seed, prompt, recipe.reward, lora, recipe.hygiene]),
             )
