@@ -78,7 +78,9 @@ impl Canvas {
 
     pub fn rect(&mut self, class: &str, [x, y, width, height]: [f64; 4], round: f64) {
         let [x, y, width, height, round] = [x, y, width.max(0.0), height.max(0.0), round].map(number);
-        self.add(format_args!("<rect class=\"{class}\" x=\"{x}\" y=\"{y}\" width=\"{width}\" height=\"{height}\" rx=\"{round}\"/>"));
+        self.add(format_args!(
+            "<rect class=\"{class}\" x=\"{x}\" y=\"{y}\" width=\"{width}\" height=\"{height}\" rx=\"{round}\"/>"
+        ));
     }
 
     pub fn circle(&mut self, class: &str, (x, y): (f64, f64), radius: f64) {

@@ -236,7 +236,9 @@ fn check_generation(recipe: &Recipe) -> Checked {
     holds(!e.models.is_empty(), "evaluate.models", || "expected at least one model, found none".into())?;
     e.models.iter().try_for_each(|name| one_of("evaluate.models", name, &["base", "sft", "ppo"]))?;
     for folder in &recipe.report.beside {
-        holds(*folder != recipe.out, "report.beside", || format!("expected another run's folder, found this one's, {}", folder.display()))?;
+        holds(*folder != recipe.out, "report.beside", || {
+            format!("expected another run's folder, found this one's, {}", folder.display())
+        })?;
     }
     Ok(())
 }

@@ -307,24 +307,24 @@ pub fn run<D: Device>(device: &D, comm: &Shared<D>, recipe: &Recipe) -> Result<F
         group.any("tokenizer", false)?;
     }
     // Not what training ended with: what was kept of it may be an earlier epoch's.
-    let model = RewardModel::load(device, &result)?;
-    measure_scale(device, group, recipe, &files, &model)?;
-    measure_held_out(device, group, &files, &model, &held_out)?;
+    let (scaled, mut margins) = (files.candidates().exists() && files.problems().exists(), Vec::new());
+    if scaled || !held_out.is_empty() {
+        let model = RewardModel::load(device, &result)?;
+        if scaled {
+            measure_scale(device, group, recipe, &files, &model)?;
+        }
+        margins = self::margins(device, group, &model, &held_out)?;
+    }
+    if group.is_first() {
+        let record = |(pair, margin): (&Pair, f64)| HeldOut { id: pair.id.clone(), label: pair.label, margin };
+        write_jsonl(&files.reward_validation(), &held_out.iter().zip(margins).map(record).collect::<Vec<_>>())?;
+    }
     note(&format!("reward: {} steps, wrote {}", fitted.steps, result.display()));
     Ok(fitted)
 }
 
 /// Scores the SFT samples and stores their mean and deviation with the model.
-fn measure_scale<D: Device>(
-    device: &D,
-    group: &Group,
-    recipe: &Recipe,
-    files: &Files,
-    model: &RewardModel<D>,
-) -> Result<()> {
-    if !files.candidates().exists() || !files.problems().exists() {
-        return Ok(());
-    }
+fn measure_scale<D: Device>(device: &D, group: &Group, recipe: &Recipe, files: &Files, model: &RewardModel<D>) -> Result<()> {
     let problems: Vec<Problem> = read_jsonl(&files.problems())?;
     let candidates: Vec<Candidate> = read_jsonl(&files.candidates())?;
     let prompt = |id: &str| {
@@ -346,25 +346,13 @@ fn measure_scale<D: Device>(
     Ok(())
 }
 
-/// Scores the held-out pairs and stores how far apart their answers are.
-fn measure_held_out<D: Device>(
-    device: &D,
-    group: &Group,
-    files: &Files,
-    model: &RewardModel<D>,
-    held_out: &[Pair],
-) -> Result<()> {
-    let chunks: Vec<&[Pair]> = held_out.chunks(PASS / 2).collect();
-    let margins = |index: usize| {
+/// How far apart the model scores the answers of each pair: the first's score less the second's.
+fn margins<D: Device>(device: &D, group: &Group, model: &RewardModel<D>, pairs: &[Pair]) -> Result<Vec<f64>> {
+    let chunks: Vec<&[Pair]> = pairs.chunks(PASS / 2).collect();
+    let measure = |index: usize| {
         let sequences: Vec<Vec<u32>> = chunks[index].iter().flat_map(|pair| [pair.first.clone(), pair.second.clone()]).collect();
         let scores = model.score_tokens(device, &sequences)?;
         Ok(scores.chunks_exact(2).map(|pair| pair[0] - pair[1]).collect())
     };
-    let margins = spread(device, (group, &model.decoder), "held-out pairs", chunks.len(), margins)?.concat();
-    if !group.is_first() {
-        return Ok(());
-    }
-    let record = |(pair, margin): (&Pair, f64)| HeldOut { id: pair.id.clone(), label: pair.label, margin };
-    let records: Vec<HeldOut> = held_out.iter().zip(margins).map(record).collect();
-    write_jsonl(&files.reward_validation(), &records)
+    Ok(spread(device, (group, &model.decoder), "held-out pairs", chunks.len(), measure)?.concat())
 }
