@@ -5,8 +5,9 @@ use std::fmt::{Display, Write};
 use super::ticks::{Ticks, label};
 use super::{Axis, COLOURS, Chart, WIDTH};
 
-/// Pixels that a letter of 12 pixels takes on average, a little more so that nothing overlaps.
+/// Pixels that a letter of 12 pixels takes on average, a little more so that nothing overlaps; a capital, and a sign as wide.
 const LETTER: f64 = 6.6;
+const CAPITAL: f64 = 8.6;
 
 /// A coordinate, to a hundredth of a pixel.
 pub(super) fn number(value: f64) -> String {
@@ -35,7 +36,7 @@ pub(super) fn escaped(text: &str) -> String {
 
 /// Pixels that words take.
 pub(super) fn width_of(text: &str) -> f64 {
-    LETTER * text.chars().count() as f64
+    text.chars().map(|c| if c.is_uppercase() || "+%@…→".contains(c) { CAPITAL } else { LETTER }).sum()
 }
 
 /// Words in at most so many letters.

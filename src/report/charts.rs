@@ -21,8 +21,7 @@ pub(super) struct Charts {
     pub sft: Vec<Chart>,
     pub ppo: Vec<Chart>,
     pub reward: Vec<Chart>,
-    pub cost: Vec<Chart>,
-    pub gpu: Vec<Chart>,
+    pub machine: Vec<Chart>,
 }
 
 impl Charts {
@@ -33,14 +32,13 @@ impl Charts {
             sft: sft(folder),
             ppo: ppo(recipe, folder),
             reward: reward(folder, calibration),
-            cost: time(folder).into_iter().collect(),
-            gpu: gpu(&folder.gpu),
+            machine: time(folder).into_iter().chain(gpu(&folder.gpu)).collect(),
         }
     }
 
     /// All of them, in the page's order.
     pub fn all(&self) -> impl Iterator<Item = &Chart> {
-        [&self.results, &self.sft, &self.ppo, &self.reward, &self.cost, &self.gpu].into_iter().flatten()
+        [&self.results, &self.sft, &self.ppo, &self.reward, &self.machine].into_iter().flatten()
     }
 }
 
@@ -131,7 +129,7 @@ fn ppo(recipe: &Recipe, folder: &Folder) -> Vec<Chart> {
     let plain = |field: &str| [Series::line("", 1, folder.curve("ppo", field, false))];
     let epochs = |field: &str| {
         let [mean, each] = folder.epochs(field);
-        [Series::dots("each epoch", 1, each), Series::line("mean of the iteration", 1, mean)]
+        [Series::dots("each epoch", 0, each), Series::line("mean of the iteration", 1, mean)]
     };
     let scores = [
         Series::line("as the model gives it", 1, folder.curve("ppo", "score", false)),
@@ -177,7 +175,7 @@ fn reward(folder: &Folder, calibration: Option<&Calibration>) -> Vec<Chart> {
         "reward-accuracy",
         "Reward model: held-out accuracy",
         Axis::new("step").whole(),
-        Axis::new("").holding(0.5, 1.0),
+        Axis::new("").holding(0.0, 1.0),
         &accuracy,
     ));
     charts.extend(curve("reward-learning-rate", "Reward model: learning rate", &rate));

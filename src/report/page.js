@@ -6,7 +6,7 @@
     if (name === "auto") delete root.dataset.theme; else root.dataset.theme = name;
     theme.textContent = "Theme: " + name;
   };
-  let worn = "auto";
+  let worn = root.dataset.theme || "auto";
   // A page that is opened from a file may have no storage.
   try { worn = localStorage.getItem("repairity-theme") || worn; } catch { }
   dress(themes.includes(worn) ? worn : "auto");

@@ -85,8 +85,7 @@ pub(super) fn render(
         sft_charts => drawn(&charts.sft),
         ppo_charts => drawn(&charts.ppo),
         reward_charts => drawn(&charts.reward),
-        cost_charts => drawn(&charts.cost),
-        gpu_charts => drawn(&charts.gpu),
+        machine_charts => drawn(&charts.machine),
         reward_notes => reward_notes(calibration),
         reward_facts,
         stages => stages(recipe, folder),
@@ -192,6 +191,8 @@ fn reward_notes(calibration: Option<&Calibration>) -> Vec<Value> {
 fn stages(recipe: &Recipe, folder: &Folder) -> Value {
     let money = Money::of(recipe, folder);
     let came_to = super::stages::came_to(recipe, folder);
+    // One device stands among the versions.
+    let several = folder.manifest.stages.iter().any(|stage| stage.device != folder.manifest.device);
     let mut rows = Vec::new();
     let mut seconds = 0.0;
     for (name, what) in &came_to {
@@ -201,19 +202,26 @@ fn stages(recipe: &Recipe, folder: &Folder) -> Value {
         let spent = money.stage(name);
         let tokens = spent.map_or(String::new(), |spent| format!("{} + {}", spent.usage.input_tokens, spent.usage.output_tokens));
         let cost = spent.map_or(String::new(), |spent| money.said(spent.usd));
-        let device = record.map_or(String::new(), |record| record.device.clone());
-        rows.push(row("", vec![name.to_string(), what.clone(), time, tokens, cost, device]));
+        let mut cells = vec![name.to_string(), what.clone(), time, tokens, cost];
+        if several {
+            cells.push(record.map_or(String::new(), |record| record.device.clone()));
+        }
+        rows.push(row("", cells));
     }
     let usd = money.said(money.usd());
-    rows.push(row("total", vec!["together".into(), String::new(), duration(seconds), money.tokens(), usd, String::new()]));
-    let columns = [
+    let mut cells = vec!["together".into(), String::new(), duration(seconds), money.tokens(), usd];
+    let mut columns = vec![
         ("stage", false),
         ("what it came to", false),
         ("time", true),
         ("teacher's tokens, read + written", true),
         ("cost", true),
-        ("device", false),
     ];
+    if several {
+        cells.push(String::new());
+        columns.push(("device", false));
+    }
+    rows.push(row("total", cells));
     sheet_of(&columns, rows, vec![money.note(recipe)])
 }
 

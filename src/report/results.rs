@@ -52,16 +52,11 @@ fn p_value(p: f64) -> String {
     if p < 1e-3 { format!("{p:.1e}") } else { format!("{p:.3}") }
 }
 
-/// How the rate of a suite is called and what else the paper shows of it.
-fn paired(recipe: &Recipe) -> bool {
-    recipe.problems.suite.starts_with("defects4j")
-}
-
 /// The table of a run's models, its teacher, and other runs' models.
 pub(super) fn table(recipe: &Recipe, folder: &Folder, compared: &Compared) -> Results {
     let rate = rate_name(&recipe.problems.suite);
     // Defects4J's column of the paper is CR / pass@1 / BLEU.
-    let three = paired(recipe);
+    let three = recipe.problems.suite.starts_with("defects4j");
     let base = compared.base();
     let mut columns = vec![("model".to_string(), false)];
     if three {
@@ -121,7 +116,7 @@ pub(super) fn table(recipe: &Recipe, folder: &Folder, compared: &Compared) -> Re
         };
         notes.push(format!(
             "The teacher's row ({who}) is of its {count} traces on the training and validation problems, not on the {} split: it \
-            can't be compared with the others.",
+            cannot be compared with the others.",
             recipe.evaluate.split
         ));
     }
