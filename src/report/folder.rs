@@ -104,11 +104,14 @@ impl Folder {
     }
 
     /// A field of PPO's epochs: its mean in each iteration, and each epoch's value, spread over the step before the iteration's end.
+    /// While the policy waits for the critic, what is measured on it is a gap: those epochs have a ratio of 0 and no entropy either.
     pub fn epochs(&self, field: &str) -> [Vec<(f64, Option<f64>)>; 2] {
         let (mut means, mut each) = (Vec::new(), Vec::new());
         for line in self.metrics_of("ppo") {
             let (step, epochs) = (line["step"].as_f64().unwrap_or(f64::NAN), line["epochs"].as_array());
-            let values: Vec<Option<f64>> = epochs.into_iter().flatten().map(|epoch| epoch[field].as_f64()).collect();
+            let waits = |epoch: &Value| field != "value_loss" && epoch["ratio"].as_f64() == Some(0.0);
+            let value = |epoch: &Value| epoch[field].as_f64().filter(|_| !waits(epoch));
+            let values: Vec<Option<f64>> = epochs.into_iter().flatten().map(value).collect();
             let known: Vec<f64> = values.iter().copied().flatten().collect();
             means.push((step, (!known.is_empty()).then(|| known.iter().sum::<f64>() / known.len() as f64)));
             let place = |index: usize| step - 1.0 + (index + 1) as f64 / values.len() as f64;
