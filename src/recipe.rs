@@ -72,6 +72,8 @@ pub struct Recipe {
     pub ppo: Ppo,
     /// What is measured at the end (sections 4 and 5).
     pub evaluate: Evaluate,
+    /// What the report shows.
+    pub report: Report,
 }
 
 impl Default for Recipe {
@@ -101,6 +103,7 @@ impl Default for Recipe {
             reward: Reward::default(),
             ppo: Ppo::default(),
             evaluate: Evaluate::default(),
+            report: Report::default(),
         }
     }
 }
@@ -448,5 +451,23 @@ impl Default for Evaluate {
             models: vec!["base".into(), "sft".into(), "ppo".into()],
             adapter: None,
         }
+    }
+}
+
+/// `[report]`: what stands beside the run's own models, and how much is shown of them.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Report {
+    /// Folders of other runs that were evaluated on the same problems: their models become rows of the tables and of the comparisons,
+    /// such as the paper's ablations (section 4.3). Default none.
+    pub beside: Vec<PathBuf>,
+    /// Problems that the page shows with every model's answer, at most; those that training fixed, broke or left are all among them.
+    /// Default 60.
+    pub examples: usize,
+}
+
+impl Default for Report {
+    fn default() -> Report {
+        Report { beside: Vec::new(), examples: 60 }
     }
 }

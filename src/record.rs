@@ -458,6 +458,17 @@ pub struct Preference {
     pub extra: Extra,
 }
 
+/// `reward/validation.jsonl`: a pair that the reward model was not trained on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct HeldOut {
+    /// The problem's id, or the line of a file from elsewhere.
+    pub id: String,
+    /// P(the first answer is better), as the pair was labelled.
+    pub label: f64,
+    /// The score of the first answer less that of the second.
+    pub margin: f64,
+}
+
 /// The field of a record from elsewhere that says which file and line it was.
 pub const IMPORTED: &str = "imported_from";
 

@@ -1,44 +1,38 @@
 //! What was measured, as a person reads it: the paper's ablation table with intervals and significance, and what each stage did.
 //!
-//! `repairity report RECIPE`. In: `evaluation/summary.json`. Out: `report.md`, `results.csv` and `comparisons.csv` with every digit,
-//! `results.tex` for a paper.
+//! `repairity report RECIPE`. In: the run folder, as far as it has come, and those of `report.beside`. Out: `report.html`, one page with
+//! everything in it, and its charts as `plots/*.svg`; `report.md`, `results.csv` and `comparisons.csv` with every digit, `results.tex`
+//! for a paper.
 
-use std::fmt::Write;
+mod calibration;
+mod charts;
+mod examples;
+mod folder;
+mod models;
+mod money;
+mod page;
+mod results;
+mod stages;
+
 use std::path::PathBuf;
 
 use serde_json::Value;
 
-use crate::checkpoint::read_json;
 use crate::error::{Error, Result};
-use crate::metric::comparison::{self, Comparison};
+use crate::metric::comparison;
 use crate::metric::pass_at_k::rate_name;
 use crate::metric::table::{Cell, Format, Table, render};
-use crate::recipe::{Objective, Recipe};
-use crate::record::{read_jsonl, write_atomic};
+use crate::recipe::Recipe;
+use crate::record::write_atomic;
 use crate::stage::Files;
-
-/// The paper's name of a model of the run.
-fn title(name: &str, recipe: &Recipe) -> String {
-    let traces = match (recipe.sft.objective, recipe.filter.enabled) {
-        (Objective::Reasoning, true) => "+RT",
-        (Objective::Reasoning, false) => "+RT, no filter",
-        (Objective::Direct, true) => "+direct output",
-        (Objective::Direct, false) => "+direct output, no filter",
-    };
-    match name {
-        "sft" => traces.to_string(),
-        "ppo" => format!("{traces}+RLLF"),
-        other => other.to_string(),
-    }
-}
-
-fn number(value: &Value) -> f64 {
-    value.as_f64().unwrap_or(f64::NAN)
-}
+use calibration::Calibration;
+use charts::Charts;
+use folder::Folder;
+use models::Compared;
 
 /// What was measured on what, in one line.
-fn caption(recipe: &Recipe, summary: &Value) -> String {
-    let first = &summary["models"][&recipe.evaluate.models[0]];
+fn caption(recipe: &Recipe, compared: &Compared) -> String {
+    let first = compared.models.first().map_or(&Value::Null, |model| &model.measured);
     format!(
         "{} problems of {} ({} split), {} answer(s) each at temperature {}",
         first["problems"], recipe.problems.suite, recipe.evaluate.split, first["samples"], recipe.evaluate.temperature
@@ -47,13 +41,15 @@ fn caption(recipe: &Recipe, summary: &Value) -> String {
 
 /// The ablation table, and the tests between its rows.
 pub fn tables(recipe: &Recipe) -> Result<Vec<Table>> {
-    let path = Files::of(recipe).summary();
-    let summary = read_json(&path)?;
+    Ok(tables_of(recipe, &Compared::read(recipe)?))
+}
+
+fn tables_of(recipe: &Recipe, compared: &Compared) -> Vec<Table> {
     let rate = rate_name(&recipe.problems.suite);
-    let rows: Vec<(&String, &Value)> = recipe.evaluate.models.iter().map(|name| (name, &summary["models"][name])).collect();
+    let rows = || compared.models.iter().map(|model| &model.measured);
     // pass@1 has its own column, with an interval.
     let mut ks: Vec<&str> =
-        rows.iter().filter_map(|(_, row)| row["pass_at_k"].as_object()).flat_map(|ks| ks.keys()).map(|k| &k[..]).collect();
+        rows().filter_map(|row| row["pass_at_k"].as_object()).flat_map(|ks| ks.keys()).map(|k| &k[..]).collect();
     ks.sort_by_key(|k| k.parse::<usize>().unwrap_or(usize::MAX));
     ks.dedup();
     ks.retain(|k| *k != "1");
@@ -62,10 +58,11 @@ pub fn tables(recipe: &Recipe) -> Result<Vec<Table>> {
     columns.extend(
         ["compiles %", "no code %", "unchanged %", "BLEU", "exact match %", "edit similarity %", "tokens"].map(String::from),
     );
-    let mut models = Table { name: "models", columns, rows: Vec::new(), notes: vec![caption(recipe, &summary) + "."] };
-    for (name, row) in &rows {
+    let mut models = Table { name: "models", columns, rows: Vec::new(), notes: vec![caption(recipe, compared) + "."] };
+    for model in &compared.models {
+        let row = &model.measured;
         let percent = |value: &Value| Cell::percent(value.as_f64());
-        let mut cells = vec![Cell::text(title(name, recipe)), percent(&row["pass_at_1"])];
+        let mut cells = vec![Cell::text(&model.title), percent(&row["pass_at_1"])];
         cells.extend([percent(&row["interval"][0]), percent(&row["interval"][1])]);
         cells.extend(ks.iter().map(|k| percent(&row["pass_at_k"][k])));
         cells.extend(["compile_rate", "no_code", "unchanged"].map(|key| percent(&row[key])));
@@ -74,74 +71,72 @@ pub fn tables(recipe: &Recipe) -> Result<Vec<Table>> {
         cells.push(Cell::number(row["mean_tokens"].as_f64(), 0));
         models.rows.push(cells);
     }
-    if let Some(signature) = rows.iter().find_map(|(_, row)| row["bleu_signature"].as_str()) {
+    if let Some(signature) = rows().find_map(|row| row["bleu_signature"].as_str()) {
         models.notes.push(format!("BLEU: {signature}."));
     }
-    let comparisons: Vec<Comparison> = serde_json::from_value(summary["comparisons"].clone())
-        .map_err(|e| Error::input(path.display(), format!("comparisons: {e}")))?;
-    Ok(vec![models, comparison::table(&comparisons, |name| title(name, recipe))])
+    models.notes.extend(compared.notes.iter().cloned());
+    vec![models, comparison::table(&compared.comparisons, |key| compared.title(key).to_string())]
 }
 
-/// The last line that a stage wrote into `metrics.jsonl`.
-fn last<'a>(metrics: &'a [Value], stage: &str) -> Option<&'a Value> {
-    metrics.iter().rev().find(|line| line["stage"] == stage)
+/// What the stage reads of a run folder, where it is there, besides those of `report.beside`. `gpu.jsonl` is not among it: it may grow
+/// while the report is written, which must not make that outdated at once.
+pub fn inputs(recipe: &Recipe) -> Vec<PathBuf> {
+    let files = Files::of(recipe);
+    let mut all: Vec<PathBuf> = recipe.evaluate.models.iter().map(|model| files.evaluation(model)).collect();
+    all.extend([files.summary(), files.problems(), files.dropped(), files.metrics(), files.traces(), files.journal()]);
+    all.extend([files.sft(), files.candidates(), files.judging(), files.reward_validation()]);
+    all.retain(|path| path.exists());
+    for folder in &recipe.report.beside {
+        let files = Files { out: folder.clone() };
+        all.extend([files.manifest(), files.summary(), files.problems()]);
+    }
+    all
 }
 
-/// What the training stages came to.
-fn training(metrics: &[Value], judging: Option<&Value>) -> String {
-    let mut text = String::from("\n| stage | what it came to |\n|---|---|\n");
-    if let Some(line) = last(metrics, "sft") {
-        let _ = writeln!(
-            text,
-            "| sft | {} steps, loss {:.4}, validation loss {:.4} |",
-            line["step"],
-            number(&line["loss"]),
-            number(&line["validation_loss"])
-        );
+/// What the stage writes.
+pub fn outputs(recipe: &Recipe) -> Vec<PathBuf> {
+    let files = Files::of(recipe);
+    let tables = ["results.csv", "comparisons.csv", "results.tex"].map(|name| files.results(name));
+    let mut all = vec![files.report(), files.page(), files.plots()];
+    // Without an evaluation there is nothing for tables.
+    if files.summary().exists() {
+        all.extend(tables);
     }
-    if let Some(judging) = judging {
-        let _ = writeln!(
-            text,
-            "| judge | {} of {} pairs labelled, agreement of both orders {:.2}, first place wins {:.2} |",
-            judging["labelled"],
-            judging["pairs"],
-            number(&judging["agreement"]),
-            number(&judging["first_place"])
-        );
-    }
-    if let Some(line) = last(metrics, "reward") {
-        let _ = writeln!(
-            text,
-            "| reward | {} steps, loss {:.4}, held-out accuracy {:.2} |",
-            line["step"],
-            number(&line["loss"]),
-            number(&line["accuracy"])
-        );
-    }
-    let ppo: Vec<&Value> = metrics.iter().filter(|line| line["stage"] == "ppo").collect();
-    if let (Some(start), Some(end)) = (ppo.first(), ppo.last()) {
-        let _ = writeln!(
-            text,
-            "| ppo | {} iterations, raw score {:.2} → {:.2}, KL {:.3} → {:.3}, {:.0} → {:.0} tokens a response |",
-            end["step"],
-            number(&start["score"]),
-            number(&end["score"]),
-            number(&start["kl"]),
-            number(&end["kl"]),
-            number(&start["length"]),
-            number(&end["length"])
-        );
-    }
-    text
+    all
 }
 
-/// Runs the stage.
+/// Runs the stage. Errors: nothing is there to report; another run of `report.beside` was evaluated on other problems.
 pub fn run(recipe: &Recipe) -> Result<()> {
     let files = Files::of(recipe);
-    let mut tables = tables(recipe)?;
-    let optional = |path: PathBuf| if path.exists() { Some(path) } else { None };
-    let metrics: Vec<Value> = optional(files.metrics()).map_or(Ok(Vec::new()), |path| read_jsonl(&path))?;
-    let judging = optional(files.judging()).map(|path| read_json(&path)).transpose()?;
+    let folder = Folder::read(recipe)?;
+    let tables = folder.compared.as_ref().map_or(Vec::new(), |compared| tables_of(recipe, compared));
+    let calibration = Calibration::of(&folder.held_out);
+    let charts = Charts::of(recipe, &folder, calibration.as_ref());
+    write_plots(&files, &charts)?;
+    let page = page::render(recipe, &folder, &charts, calibration.as_ref(), &tables)?;
+    write_atomic(&files.page(), page.as_bytes())?;
+    write_tables(&files, &folder, tables)
+}
+
+/// The charts as files; those of an earlier report that this one has not go.
+fn write_plots(files: &Files, charts: &Charts) -> Result<()> {
+    let folder = files.plots();
+    std::fs::create_dir_all(&folder).map_err(|e| Error::io(&folder, e))?;
+    for entry in std::fs::read_dir(&folder).map_err(|e| Error::io(&folder, e))? {
+        let path = entry.map_err(|e| Error::io(&folder, e))?.path();
+        let known = charts.all().any(|chart| path.file_stem().is_some_and(|stem| stem == chart.name.as_str()));
+        if !known && path.extension().is_some_and(|extension| extension == "svg") {
+            std::fs::remove_file(&path).map_err(|e| Error::io(&path, e))?;
+        }
+    }
+    charts.all().try_for_each(|chart| write_atomic(&folder.join(format!("{}.svg", chart.name)), chart.file().as_bytes()))
+}
+
+/// The report's tables, as text and for programs.
+fn write_tables(files: &Files, folder: &Folder, mut tables: Vec<Table>) -> Result<()> {
+    if tables.is_empty() {
+        return write_atomic(&files.report(), stages::markdown(folder).trim_start().as_bytes());
+    }
     for table in &tables {
         let name = if table.name == "models" { "results.csv" } else { "comparisons.csv" };
         write_atomic(&files.results(name), table.csv().as_bytes())?;
@@ -149,11 +144,6 @@ pub fn run(recipe: &Recipe) -> Result<()> {
     write_atomic(&files.results("results.tex"), render(&tables, Format::Latex).as_bytes())?;
     // In the text the caption stands above.
     let caption = tables[0].notes.remove(0);
-    let text = format!(
-        "{}\n\n{}{}",
-        caption.trim_end_matches('.'),
-        render(&tables, Format::Markdown),
-        training(&metrics, judging.as_ref())
-    );
+    let text = format!("{}\n\n{}{}", caption.trim_end_matches('.'), render(&tables, Format::Markdown), stages::markdown(folder));
     write_atomic(&files.report(), text.as_bytes())
 }

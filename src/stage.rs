@@ -123,6 +123,11 @@ impl Files {
         self.out.join("reward").join("model")
     }
 
+    /// How far apart the reward model scores the answers of held-out pairs.
+    pub fn reward_validation(&self) -> PathBuf {
+        self.out.join("reward").join("validation.jsonl")
+    }
+
     /// PPO's policy.
     pub fn ppo_adapter(&self) -> PathBuf {
         self.out.join("ppo").join("adapter")
@@ -143,9 +148,29 @@ impl Files {
         self.out.join("report.md")
     }
 
+    /// The report as a page that needs nothing beside it.
+    pub fn page(&self) -> PathBuf {
+        self.out.join("report.html")
+    }
+
+    /// The page's charts, one SVG file each.
+    pub fn plots(&self) -> PathBuf {
+        self.out.join("plots")
+    }
+
     /// The report's tables for programs and papers: `results.csv`, `comparisons.csv`, `results.tex`.
     pub fn results(&self, name: &str) -> PathBuf {
         self.out.join(name)
+    }
+
+    /// What the GPUs said of themselves while stages ran.
+    pub fn gpu(&self) -> PathBuf {
+        self.out.join("gpu.jsonl")
+    }
+
+    /// What was done, and with what: [`crate::run`]'s.
+    pub fn manifest(&self) -> PathBuf {
+        self.out.join("manifest.json")
     }
 
     /// Step metrics of every stage.

@@ -1,4 +1,4 @@
-//! `repairity report`: writes what was measured as tables, and prints it in one of their forms.
+//! `repairity report`: writes what was measured as a page and as tables, and prints it in one of the tables' forms.
 
 use std::io::Write;
 use std::process::ExitCode;

@@ -51,6 +51,7 @@ pub fn run(recipe: &Recipe, fresh: bool, from: Option<&str>, until: Option<&str>
     if advance(recipe, fresh, from, until)? && until.is_none_or(|until| until == "report") {
         let report = std::fs::read(Files::of(recipe).report())?;
         std::io::stdout().write_all(&report)?;
+        telemetry::note(&format!("report: {}", Files::of(recipe).page().display()));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -286,7 +287,7 @@ pub fn spec(name: &'static str, recipe: &Recipe) -> StageSpec {
                     Some(data.unwrap_or_else(|| files.preferences())),
                     scale,
                 ]),
-                list(&[files.reward_model()]),
+                list(&[files.reward_model(), files.reward_validation()]),
                 list(&[files.out.join("reward").join("state")]),
                 json!([seed, prompt, recipe.reward, lora, recipe.hygiene]),
             )
@@ -315,11 +316,8 @@ pub fn spec(name: &'static str, recipe: &Recipe) -> StageSpec {
             )
         }
         _ => {
-            let optional = [files.metrics(), files.judging()].into_iter().filter(|path| path.exists());
-            let inputs = [files.summary()].into_iter().chain(optional).collect();
-            let tables = ["results.csv", "comparisons.csv", "results.tex"].map(|name| files.results(name));
-            let outputs = [files.report()].into_iter().chain(tables).collect();
-            (inputs, outputs, vec![], json!([recipe.filter, recipe.sft.objective]))
+            let settings = json!([recipe.filter, recipe.sft.objective, recipe.report, recipe.teacher, recipe.evaluate]);
+            (report::inputs(recipe), report::outputs(recipe), vec![], settings)
         }
     };
     StageSpec { name, inputs, outputs, state, settings }

@@ -67,7 +67,13 @@ impl Cell {
         }
     }
 
-    fn is_text(&self) -> bool {
+    /// For a reader, as it is: whoever shows it escapes it.
+    pub fn plain(&self) -> String {
+        self.shown("–", str::to_string)
+    }
+
+    /// Whether it holds words.
+    pub fn is_text(&self) -> bool {
         matches!(self, Cell::Text(_))
     }
 }

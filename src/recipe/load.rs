@@ -45,6 +45,11 @@ impl Recipe {
         Ok(recipe)
     }
 
+    /// A recipe that a manifest kept, of [`Recipe::to_toml`]. Errors name `at`, the manifest, with the line of the recipe in it.
+    pub fn of_manifest(at: &Path, text: &str) -> Result<Recipe> {
+        Recipe::parse(&at.join("recipe"), text, &[])
+    }
+
     /// The recipe as TOML, every key written out: what the manifest keeps. [`Recipe::load`] reads it back as it was.
     pub fn to_toml(&self) -> String {
         toml::to_string(self).expect("a checked recipe has only values that TOML has")

@@ -234,7 +234,13 @@ fn check_generation(recipe: &Recipe) -> Checked {
     at_least_one("evaluate.batch", e.batch)?;
     one_of("evaluate.bleu", &e.bleu, &["13a", "none", "char", "code"])?;
     holds(!e.models.is_empty(), "evaluate.models", || "expected at least one model, found none".into())?;
-    e.models.iter().try_for_each(|name| one_of("evaluate.models", name, &["base", "sft", "ppo"]))
+    e.models.iter().try_for_each(|name| one_of("evaluate.models", name, &["base", "sft", "ppo"]))?;
+    for folder in &recipe.report.beside {
+        holds(*folder != recipe.out, "report.beside", || {
+            format!("expected another run's folder, found this one's, {}", folder.display())
+        })?;
+    }
+    Ok(())
 }
 
 fn check_pretrain(p: &Pretrain) -> Checked {

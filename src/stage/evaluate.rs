@@ -21,7 +21,8 @@ use crate::recipe::Recipe;
 use crate::record::{Candidate, Outcome, Problem, Split, read_jsonl, write_jsonl};
 use crate::telemetry::note;
 
-fn split(recipe: &Recipe) -> Result<Split> {
+/// The part of the problems that the recipe measures on.
+pub fn split(recipe: &Recipe) -> Result<Split> {
     match recipe.evaluate.split.as_str() {
         "train" => Ok(Split::Train),
         "validation" => Ok(Split::Validation),
@@ -44,7 +45,7 @@ fn grouped<'a>(problems: &[&Problem], answers: &'a [Candidate]) -> Vec<Vec<&'a C
 }
 
 /// The variant of BLEU that the recipe asks for: a corpus', smoothed as sacrebleu does by default.
-fn variant(recipe: &Recipe) -> Result<bleu::Config> {
+pub fn variant(recipe: &Recipe) -> Result<bleu::Config> {
     let name = &recipe.evaluate.bleu;
     bleu::Config::named(name)
         .ok_or_else(|| Error::input("evaluate.bleu", format!("13a, none, char or code expected, {name} found")))

@@ -3,7 +3,7 @@
 //!
 //! `repairity reward RECIPE`. In: `preferences.jsonl`, or `reward.data`, and `candidates.jsonl` for the scale. Out:
 //! `reward/model`, a `...ForSequenceClassification` folder with `score.weight` (or, with `train = "lora"`, a PEFT folder), and in it
-//! `score_scale.json`.
+//! `score_scale.json`; `reward/validation.jsonl`, what that model makes of the held-out pairs.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -27,7 +27,7 @@ use crate::model::{Adapter, Config, Decoder, OnLayer, Packed, Pass, ScalarHead};
 use crate::optim::Hyper;
 use crate::prompt;
 use crate::recipe::{Recipe, Recompute, Train};
-use crate::record::{Candidate, Preference, Problem, read_jsonl, write_jsonl};
+use crate::record::{Candidate, HeldOut, Preference, Problem, read_jsonl, write_jsonl};
 use crate::rng::Rng;
 use crate::score::{PASS, RewardModel, last_tokens};
 use crate::telemetry::{Progress, detail, note};
@@ -35,6 +35,7 @@ use crate::tokenizer::Tokenizer;
 use crate::weights::{Grads, Param, Trained};
 
 /// A labelled pair as tokens.
+#[derive(Debug, Clone)]
 pub struct Pair {
     /// The problem's id.
     pub id: String,
@@ -301,6 +302,7 @@ pub fn run<D: Device>(device: &D, comm: &Shared<D>, recipe: &Recipe) -> Result<F
         write_jsonl(&files.reward_data_dropped(), &data.dropped)?;
     }
     sft::check_vocabulary(&tokenizer, Config::load(&reward.model)?.vocab, &reward.model)?;
+    let held_out = data.held_out.clone();
     let (mut task, plan) = prepare(device, comm, recipe, Some(tokenizer), data)?;
     let result = plan.result.clone();
     let fitted = train::fit(device, comm, &mut task, &plan)?;
@@ -311,18 +313,26 @@ pub fn run<D: Device>(device: &D, comm: &Shared<D>, recipe: &Recipe) -> Result<F
         }
         group.any("tokenizer", false)?;
     }
-    measure_scale(device, group, recipe, &files)?;
+    // Not what training ended with: what was kept of it may be an earlier epoch's.
+    let (scaled, mut margins) = (files.candidates().exists() && files.problems().exists(), Vec::new());
+    if scaled || !held_out.is_empty() {
+        let model = RewardModel::load(device, &result)?;
+        if scaled {
+            measure_scale(device, group, recipe, &files, &model)?;
+        }
+        margins = self::margins(device, group, &model, &held_out)?;
+    }
+    if group.is_first() {
+        let record = |(pair, margin): (&Pair, f64)| HeldOut { id: pair.id.clone(), label: pair.label, margin };
+        write_jsonl(&files.reward_validation(), &held_out.iter().zip(margins).map(record).collect::<Vec<_>>())?;
+    }
     Ok(fitted)
 }
 
 /// Scores the SFT samples and stores their mean and deviation with the model.
-fn measure_scale<D: Device>(device: &D, group: &Group, recipe: &Recipe, files: &Files) -> Result<()> {
-    if !files.candidates().exists() || !files.problems().exists() {
-        return Ok(());
-    }
+fn measure_scale<D: Device>(device: &D, group: &Group, recipe: &Recipe, files: &Files, model: &RewardModel<D>) -> Result<()> {
     let problems: Vec<Problem> = read_jsonl(&files.problems())?;
     let candidates: Vec<Candidate> = read_jsonl(&files.candidates())?;
-    let model = RewardModel::load(device, &files.reward_model())?;
     let prompt = |id: &str| {
         let problem = problems.iter().find(|problem| problem.id == id)?;
         Some(prompt::user_text(problem, super::instruction(recipe)))
@@ -343,4 +353,15 @@ fn measure_scale<D: Device>(device: &D, group: &Group, recipe: &Recipe, files: &
         checkpoint::write_json(&files.reward_model().join("score_scale.json"), &json!(scale))?;
     }
     Ok(())
+}
+
+/// How far apart the model scores the answers of each pair: the first's score less the second's.
+fn margins<D: Device>(device: &D, group: &Group, model: &RewardModel<D>, pairs: &[Pair]) -> Result<Vec<f64>> {
+    let chunks: Vec<&[Pair]> = pairs.chunks(PASS / 2).collect();
+    let measure = |index: usize| {
+        let sequences: Vec<Vec<u32>> = chunks[index].iter().flat_map(|pair| [pair.first.clone(), pair.second.clone()]).collect();
+        let scores = model.score_tokens(device, &sequences)?;
+        Ok(scores.chunks_exact(2).map(|pair| pair[0] - pair[1]).collect())
+    };
+    Ok(spread(device, (group, &model.decoder), "held-out pairs", chunks.len(), measure)?.concat())
 }
