@@ -177,14 +177,14 @@ fn the_bundled_models_recipes_pretrain() {
         let mut sets = vec![format!("out={}", at(&format!("run-{name}")).display())];
         sets.push(format!("pretrain.out={}", at(name).display()));
         sets.push(format!("pretrain.documents={documents}"));
-        sets.extend(words(&["device=cpu", "pretrain.epochs=1", "pretrain.held_out=[]"]));
+        sets.extend(words(&["device=cpu", "pretrain.epochs=1", "pretrain.held_out=[]", "pretrain.vocab=400"]));
         sets
     };
-    done("run", &recipe("micro-base-skills"), &common("skills", 120));
-    let mut second = common("base", 20);
+    done("run", &recipe("micro-base-skills"), &common("skills", 24));
+    let mut second = common("base", 8);
     second.push(format!("pretrain.start={}", at("skills").display()));
     done("run", &recipe("micro-base"), &second);
-    done("run", &recipe("micro-reward"), &common("reward", 120));
+    done("run", &recipe("micro-reward"), &common("reward", 24));
     for (name, layers) in [("skills", 4), ("base", 4), ("reward", 3)] {
         let names = Tensors::open_folder(&at(name)).unwrap();
         let last = format!("model.layers.{}.mlp.down_proj.weight", layers - 1);
