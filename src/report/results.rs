@@ -179,7 +179,7 @@ mod tests {
     #[test]
     fn numbers_are_as_papers_print_them() {
         assert_eq!([0.0731, -0.01, -0.0001].map(points), ["+7.3", "−1.0", "+0.0"]);
-        assert_eq!([0.03125, 1.0, 9.05e-15].map(p_value), ["0.031", "1.000", "9.0e-15"]);
+        assert_eq!([0.03125, 1.0, 9.048e-15].map(p_value), ["0.031", "1.000", "9.0e-15"]);
         assert_eq!((percent(None), interval(Some(0.1), Some(0.25))), ("–".into(), "10.0 to 25.0".into()));
     }
 }
