@@ -171,11 +171,6 @@ impl Cli {
     }
 }
 
-/// What a subcommand answers that this version does not have: exit code 2, nothing done.
-fn not_yet(what: &str) -> anyhow::Error {
-    Error::input(what, "not yet: this version cannot do it").into()
-}
-
 /// Results, one a line, on standard output.
 fn print_lines(lines: impl IntoIterator<Item = String>) -> Result<()> {
     let mut out = std::io::stdout().lock();

@@ -9,6 +9,7 @@ mod standing;
 
 use std::fs::File;
 use std::io::{Read, Seek, Write};
+use std::ops::RangeInclusive;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -82,16 +83,7 @@ impl Runner {
 
     /// Limits the run to the stages from `from` to `until`, both included; those outside are taken as they are.
     pub fn between(mut self, from: Option<&str>, until: Option<&str>) -> Result<Runner> {
-        if let Some(name) = from {
-            self.from = position("--from", name)?;
-        }
-        if let Some(name) = until {
-            self.until = position("--until", name)?;
-        }
-        if self.from > self.until {
-            let what = format!("{} comes after {}", STAGES[self.from], STAGES[self.until]);
-            return Err(Error::input("--from, --until", what));
-        }
+        (self.from, self.until) = between(from, until)?.into_inner();
         Ok(self)
     }
 
@@ -284,6 +276,18 @@ fn rename(from: &Path, to: &Path) -> Result<()> {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io(from, e)),
         _ => Ok(()),
     }
+}
+
+/// The places in [`STAGES`] of the first and the last stage of a run; left out, of all. Errors: a name that is no stage; a last stage
+/// that comes before the first.
+pub fn between(from: Option<&str>, until: Option<&str>) -> Result<RangeInclusive<usize>> {
+    let first = from.map_or(Ok(0), |name| position("--from", name))?;
+    let last = until.map_or(Ok(STAGES.len() - 1), |name| position("--until", name))?;
+    if first > last {
+        let what = format!("{} comes after {}", STAGES[first], STAGES[last]);
+        return Err(Error::input("--from, --until", what));
+    }
+    Ok(first..=last)
 }
 
 /// A stage's place in [`STAGES`].

@@ -14,7 +14,7 @@ use repairity::digest;
 use repairity::error::{Error, Result};
 use repairity::recipe::{DeviceChoice, Recipe, Train};
 use repairity::report;
-use repairity::run::{Runner, STAGES, StageSpec};
+use repairity::run::{self, Runner, STAGES, StageSpec};
 use repairity::stage::{self, Files};
 use repairity::telemetry::{self, gpus, nvml, words};
 use serde_json::json;
@@ -61,9 +61,7 @@ pub fn advance(recipe: &Recipe, fresh: bool, from: Option<&str>, until: Option<&
     // A recipe that only makes a base model has nothing else to do.
     let only_pretrain = recipe.pretrain.is_some();
     let wanted = |name: &&str| (*name == "pretrain") == only_pretrain;
-    let first = STAGES.iter().position(|name| from == Some(*name)).unwrap_or(0);
-    let last = STAGES.iter().position(|name| until == Some(*name)).unwrap_or(STAGES.len() - 1);
-    let names: Vec<&'static str> = STAGES[first..=last].iter().copied().filter(wanted).collect();
+    let names: Vec<&'static str> = STAGES[run::between(from, until)?].iter().copied().filter(wanted).collect();
     let world = World::from_environment()?;
     let computes = names.iter().any(|name| COMPUTING.contains(name));
     if world.process == 0 {
