@@ -10,7 +10,7 @@ use std::process::{Command, Output};
 use repairity::hygiene::Dropped;
 use repairity::metric::comparison::Comparison;
 use repairity::recipe::Recipe;
-use repairity::record::{Candidate, Conversation, Preference, Problem, Trace};
+use repairity::record::{Candidate, Conversation, HeldOut, Preference, Problem, Trace};
 use repairity::run::Manifest;
 use repairity::teacher::recorded::Recorded;
 use serde::Serialize;
@@ -18,27 +18,20 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 /// Of each page, how many commands are run, and of how many only the arguments are looked at: a fence that loses its `sh` shows.
-const COMMANDS: [(&str, usize, usize); 10] = [
+const COMMANDS: [(&str, usize, usize); 12] = [
     ("README.md", 3, 0),
     ("docs/benchmarks.md", 9, 11),
     ("docs/data-formats.md", 4, 0),
     ("docs/kernels.md", 0, 0),
     ("docs/method.md", 1, 6),
+    ("docs/quickstart.md", 0, 0),
+    ("docs/recipes.md", 0, 0),
     ("docs/scaling.md", 1, 0),
     ("docs/speed.md", 7, 2),
     ("docs/teacher.md", 2, 0),
     ("docs/troubleshooting.md", 1, 0),
     ("docs/using.md", 2, 5),
 ];
-
-/// Files that the documents name and that are not there yet; a test fails when they are.
-const FILES_TO_COME: [&str; 4] = ["docs/quickstart.md", "docs/recipes.md", "docs/report-dark.png", "docs/report-light.png"];
-
-/// Commands that the documents name and that do nothing yet; a test fails when they do.
-const COMMANDS_TO_COME: [&str; 6] = ["repair", "serve", "export", "recipe", "completions", "man"];
-
-/// Files of a run folder that no run writes yet; a test fails when one does.
-const OUTPUTS_TO_COME: [&str; 4] = ["reward/validation.jsonl", "report.html", "plots/", "tensorboard/"];
 
 /// Files of a run folder that only some runs leave: with data of one's own, with batches, on a GPU, while a stage runs.
 const SOMETIMES: [&str; 5] =
@@ -175,8 +168,7 @@ fn the_commands_of_the_documents_run() {
                         let output = shell(&command, nothing.path());
                         let said = String::from_utf8_lossy(&output.stderr);
                         let wrong = said.contains("For more information, try '--help'");
-                        let to_come = COMMANDS_TO_COME.contains(&command.split_whitespace().nth(1).unwrap());
-                        assert!(!wrong || to_come, "{name}: {command}: {said}");
+                        assert!(!wrong, "{name}: {command}: {said}");
                         looked_at += 1;
                     }
                     _ => {}
@@ -206,7 +198,7 @@ fn commands_that_a_text_names_have_the_flags_that_it_names() {
     for (name, page) in pages() {
         for quoted in prose(&page).split('`').skip(1).step_by(2).filter(|quoted| quoted.starts_with("repairity ")) {
             let words: Vec<&str> = quoted.split_whitespace().skip(1).collect();
-            if COMMANDS_TO_COME.contains(&words[0]) || words[0] == "help" {
+            if words[0] == "help" {
                 continue;
             }
             let mut of = vec![words[0]];
@@ -223,12 +215,6 @@ fn commands_that_a_text_names_have_the_flags_that_it_names() {
         }
     }
     assert!(seen > 20, "{seen} commands in texts");
-    for name in COMMANDS_TO_COME {
-        let output = Command::new(env!("CARGO_BIN_EXE_repairity")).arg(name).output().unwrap();
-        let said = String::from_utf8_lossy(&output.stderr);
-        let nothing = said.contains("not yet: this version cannot do it") || said.contains("unrecognized subcommand");
-        assert!(nothing, "`{name}` is there now: take it off COMMANDS_TO_COME");
-    }
 }
 
 /// A heading's anchor, as GitHub makes it.
@@ -261,18 +247,12 @@ fn every_link_leads_somewhere() {
             let target = if path.is_empty() { PathBuf::from(name) } else { folder.join(path) };
             // docs/../src/a.rs is src/a.rs.
             let target = target.to_str().unwrap().replace("docs/../", "");
-            if FILES_TO_COME.contains(&target.as_str()) {
-                continue;
-            }
             assert!(root().join(&target).exists(), "{name}: {link}: no such file");
             let there = pages.get(&target).is_some_and(|page| anchors(page).contains(place));
             assert!(place.is_empty() || there, "{name}: {link}: no such heading");
         }
     }
     assert!(seen > 30, "{seen} links");
-    for name in FILES_TO_COME {
-        assert!(!root().join(name).exists(), "{name} is there now: take it off FILES_TO_COME");
-    }
 }
 
 #[test]
@@ -283,7 +263,7 @@ fn every_file_that_is_named_is_there() {
         for word in page.split(|c: char| c.is_whitespace() || "`()|,;:\"<>'".contains(c)) {
             let word = word.trim_end_matches(['.', '…']);
             let Some((first, rest)) = word.split_once('/') else { continue };
-            if !folders.contains(&first) || rest.contains(['*', '…']) || FILES_TO_COME.contains(&word) {
+            if !folders.contains(&first) || rest.contains(['*', '…']) {
                 continue;
             }
             seen += 1;
@@ -463,8 +443,7 @@ fn a_run_folder_holds_what_the_document_lists() {
     }
     for entry in listed.iter().filter(|entry| !SOMETIMES.contains(&entry.as_str())) {
         let there = files.iter().any(|file| is(file, entry));
-        let to_come = OUTPUTS_TO_COME.contains(&entry.as_str());
-        assert!(there != to_come, "{entry}: listed, {}", if there { "to come, and there" } else { "and not there" });
+        assert!(there, "docs/data-formats.md lists {entry}, which the run did not leave");
     }
 
     // What the examples of files without a public type have is what this run wrote.
@@ -516,6 +495,7 @@ fn the_examples_are_what_they_claim_to_be() {
             "sft.jsonl" => round_trip::<Conversation>(&name, &line),
             "candidates.jsonl" | "evaluation/*.jsonl" => round_trip::<Candidate>(&name, &line),
             "preferences.jsonl" => round_trip::<Preference>(&name, &line),
+            "reward/validation.jsonl" => round_trip::<HeldOut>(&name, &line),
             "manifest.json" => round_trip::<Manifest>(&name, &line),
             "teacher.jsonl" => {
                 let path = folder.path().join("teacher.jsonl");
@@ -532,5 +512,5 @@ fn the_examples_are_what_they_claim_to_be() {
         }
         seen.insert(name);
     }
-    assert_eq!(seen.len(), 13, "{seen:?}");
+    assert_eq!(seen.len(), 14, "{seen:?}");
 }
