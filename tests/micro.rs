@@ -2,10 +2,14 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::io::Write;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
+use repairity::problem;
 use repairity::problem::micro::{Document, KEY, Knowledge, Mixture, PARTS, corpus, generate};
-use repairity::record::{Candidate, Extra, Outcome, Problem, Verdict};
+use repairity::recipe::Recipe;
+use repairity::record::{Candidate, Extra, Outcome, Problem, Split, Verdict};
+use repairity::stage::pretrain;
 use repairity::teacher::scripted::Scripted;
 use repairity::teacher::{Query, Stop, Teacher};
 
@@ -316,5 +320,54 @@ fn held_out_programs_are_in_no_document() {
                 assert!(!held_out.contains(buggy(problem)) && !held_out.contains(code(answer)), "{answer}");
             }
         }
+    }
+}
+
+/// A recipe of the repository.
+fn recipe(name: &str) -> Recipe {
+    Recipe::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes").join(name), &[]).unwrap()
+}
+
+/// The sets that the bundled models were kept away from: the quickstart's own is among them, and those of tools/five-seeds.
+const SETS: std::ops::RangeInclusive<u64> = 1..=8;
+const IN_SET: usize = 1000;
+
+#[test]
+fn the_bundled_models_read_no_program_of_the_sets_that_they_are_measured_on() {
+    let quickstart = recipe("quickstart.toml").problems;
+    assert!(SETS.contains(&quickstart.seed.unwrap()) && quickstart.count == IN_SET);
+    for name in ["micro-base-skills.toml", "micro-base.toml", "micro-reward.toml"] {
+        let held_out = recipe(name).pretrain.unwrap().held_out;
+        assert!(held_out.iter().map(|set| (set.seed, set.count)).eq(SETS.map(|seed| (seed, IN_SET))), "{name}: {held_out:?}");
+    }
+    // The documents of one of the three are made again; the others would take as long each.
+    let sets: Vec<Problem> = SETS.flat_map(|seed| generate(seed, IN_SET)).collect();
+    let programs: HashSet<&str> = sets.iter().flat_map(|problem| [buggy(problem), reference(problem)]).collect();
+    let documents = pretrain::documents(&recipe("micro-base.toml")).unwrap();
+    assert!(documents.len() > 8000);
+    for document in &documents {
+        let read = match document {
+            Document::Text(text) => vec![code(text)],
+            Document::Repair { problem, answer } => vec![buggy(problem), code(answer)],
+        };
+        assert!(read.iter().all(|program| !programs.contains(program)), "{document:?}");
+    }
+}
+
+#[test]
+fn the_quickstart_s_parts_share_no_problem() {
+    let settings = recipe("quickstart.toml").problems;
+    for seed in SETS {
+        let mut problems = generate(seed, settings.count);
+        problem::split(&mut problems, settings.split, seed).unwrap();
+        let (test, others): (Vec<&Problem>, Vec<&Problem>) = problems.iter().partition(|p| p.split == Some(Split::Test));
+        assert_eq!((test.len(), others.len()), (150, 850));
+        let (ids, bugs): (HashSet<&str>, HashSet<&str>) = others.iter().map(|p| (p.id.as_str(), buggy(p))).unzip();
+        assert!(test.iter().all(|p| !ids.contains(p.id.as_str()) && !bugs.contains(buggy(p))), "set {seed}");
+        // Another bug in the same program is another problem, but its trace would show the solution: with names and constants
+        // drawn for each, there are next to none of these.
+        let solutions: HashSet<&str> = others.iter().map(|p| reference(p)).collect();
+        let known = test.iter().filter(|p| solutions.contains(reference(p))).count();
+        assert!(known <= 2, "set {seed}: {known} test problems have the solution of a problem of another part");
     }
 }

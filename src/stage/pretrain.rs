@@ -103,12 +103,10 @@ fn config(settings: &Pretrain, tokenizer: &Tokenizer) -> Config {
     }
 }
 
-/// Runs the stage.
-pub fn run<D: Device>(device: &D, comm: &Shared<D>, recipe: &Recipe) -> Result<Fitted> {
-    let group = comm.group();
-    let settings = recipe.pretrain.as_ref().ok_or_else(|| Error::input("pretrain", "a section [pretrain] expected"))?;
-    let seed = settings.seed.unwrap_or(recipe.seed);
-    let instruction = instruction(recipe);
+/// What a recipe's model reads: the documents that it trains on, then those that it validates on. No program of a held-out set is in
+/// any. Errors: a recipe without a section `pretrain`.
+pub fn documents(recipe: &Recipe) -> Result<Vec<Document>> {
+    let settings = section(recipe)?;
     let held_out: HashSet<String> = settings
         .held_out
         .iter()
@@ -124,7 +122,21 @@ pub fn run<D: Device>(device: &D, comm: &Shared<D>, recipe: &Recipe) -> Result<F
         ..Mixture::default()
     };
     note(&format!("pretrain: writing {} documents; {} programs are held out", settings.documents, held_out.len()));
-    let documents = micro::corpus(seed, settings.documents + VALIDATION_DOCUMENTS, &mixture, &held_out);
+    let seed = settings.seed.unwrap_or(recipe.seed);
+    Ok(micro::corpus(seed, settings.documents + VALIDATION_DOCUMENTS, &mixture, &held_out))
+}
+
+fn section(recipe: &Recipe) -> Result<&Pretrain> {
+    recipe.pretrain.as_ref().ok_or_else(|| Error::input("pretrain", "a section [pretrain] expected"))
+}
+
+/// Runs the stage.
+pub fn run<D: Device>(device: &D, comm: &Shared<D>, recipe: &Recipe) -> Result<Fitted> {
+    let group = comm.group();
+    let settings = section(recipe)?;
+    let seed = settings.seed.unwrap_or(recipe.seed);
+    let instruction = instruction(recipe);
+    let documents = documents(recipe)?;
     let text = |document: &Document| {
         turns(document, instruction).into_iter().map(|message| message.content).collect::<Vec<_>>().join("\n")
     };
