@@ -24,8 +24,8 @@ const COMMANDS: [(&str, usize, usize); 12] = [
     ("docs/data-formats.md", 4, 0),
     ("docs/kernels.md", 0, 0),
     ("docs/method.md", 1, 6),
-    ("docs/quickstart.md", 0, 0),
-    ("docs/recipes.md", 0, 0),
+    ("docs/quickstart.md", 3, 1),
+    ("docs/recipes.md", 5, 5),
     ("docs/scaling.md", 1, 0),
     ("docs/speed.md", 7, 2),
     ("docs/teacher.md", 2, 0),
@@ -155,10 +155,9 @@ fn the_commands_of_the_documents_run() {
                         let output = shell(&command, folder.path());
                         let said = String::from_utf8_lossy(&output.stderr);
                         assert_eq!(output.status.code(), Some(0), "{name}: {command}: {said}");
-                        assert!(
-                            !output.stdout.is_empty() || command.contains('>') || command.contains("--output"),
-                            "{name}: {command}"
-                        );
+                        // Stages that print nothing tell what they wrote.
+                        let told = !output.stdout.is_empty() || !said.is_empty();
+                        assert!(told || command.contains('>') || command.contains("--output"), "{name}: {command}");
                         run += 1;
                     }
                     // What needs a GPU, a key, a data set or hours. Where nothing is, a command ends with what it misses, unless
