@@ -30,7 +30,7 @@ const COMMANDS: [(&str, usize, usize); 12] = [
     ("docs/speed.md", 7, 2),
     ("docs/teacher.md", 2, 0),
     ("docs/troubleshooting.md", 1, 0),
-    ("docs/using.md", 2, 5),
+    ("docs/using.md", 2, 6),
 ];
 
 /// Files of a run folder that only some runs leave: with data of one's own, with batches, on a GPU, while a stage runs.
