@@ -109,7 +109,7 @@ impl fmt::Display for Error {
             Error::Extent { what, want, got } => write!(f, "{what}: {want} elements expected, {got} given"),
             Error::Device { what, cause } => write!(f, "{what}: {cause}"),
             Error::Rank { rank, what } => write!(f, "rank {rank}: {what}"),
-            Error::Interrupted => f.write_str("interrupted; what was done is saved"),
+            Error::Interrupted => f.write_str("interrupted"),
         }
     }
 }

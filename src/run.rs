@@ -182,6 +182,9 @@ impl Runner {
                     return Err(error);
                 }
                 record.state = if matches!(error, Error::Interrupted) { State::Interrupted } else { State::Failed };
+                if record.state == State::Interrupted {
+                    note(&format!("{}: what was done is saved; the same command goes on from there", spec.name));
+                }
                 record.error = Some(error.to_string());
                 // A disk that is full takes no manifest either; what is to be told is the error that came first.
                 let _ = self.save(&record);

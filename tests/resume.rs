@@ -88,7 +88,7 @@ fn survives(stage: &Stage, points: &[(Point, i32)]) {
             least = match *signal {
                 libc::SIGKILL => ((step - 1) / stage.checkpoint_every).saturating_sub(1) * stage.checkpoint_every,
                 _ => {
-                    assert!(said(&output).ends_with("error: interrupted; what was done is saved\n"), "{}", said(&output));
+                    assert!(said(&output).ends_with("error: interrupted\n"), "{}", said(&output));
                     // An interrupt loses nothing.
                     run.lines(stage.name)
                 }

@@ -252,8 +252,9 @@ fn a_bar_on_a_terminal_that_ctrl_c_leaves_whole() {
         }
         // The note is whole, and so is what comes after it.
         for line in [
-            "interrupt: the current step ends and is saved; once more ends at once",
-            "error: interrupted; what was done is saved",
+            "interrupt: stopping at the next safe point; once more ends at once",
+            "sft: what was done is saved; the same command goes on from there",
+            "error: interrupted",
         ] {
             assert!(lines.contains(&line), "{lines:#?}");
         }
@@ -276,5 +277,5 @@ fn an_interrupt_ends_with_plain_lines_elsewhere() {
     let output = run.disturb("sft", Step(2), SIGINT, Duration::ZERO).expect("it is long enough");
     let text = said(&output);
     assert!(!text.contains('\u{1b}'), "{text:?}");
-    assert!(text.ends_with("error: interrupted; what was done is saved\n"), "{text}");
+    assert!(text.ends_with("error: interrupted\n"), "{text}");
 }

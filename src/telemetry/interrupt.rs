@@ -16,7 +16,7 @@ pub fn install() -> Result<()> {
             super::progress::leave();
             std::process::exit(130);
         }
-        super::note("interrupt: the current step ends and is saved; once more ends at once");
+        super::note("interrupt: stopping at the next safe point; once more ends at once");
     })
     .map_err(|e| Error::Machine(format!("the interrupt handler cannot be installed: {e}")))
 }
