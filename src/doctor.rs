@@ -1,7 +1,7 @@
 //! What this machine has and lacks for the method: GPU, driver and libraries, the kernels of this build, the sandbox, Python, the
 //! other languages' toolchains, the teacher's keys (whether they are set, never their values).
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use crate::comm::nccl;
 use crate::device::cuda::gpu;
@@ -84,6 +84,6 @@ fn nvcc() -> Option<PathBuf> {
     let home = std::env::var_os("CUDA_HOME").map(|home| PathBuf::from(home).join("bin/nvcc"));
     let path = std::env::var_os("PATH").unwrap_or_default();
     let in_path = std::env::split_paths(&path).map(|folder| folder.join("nvcc"));
-    let installed = Path::new(env!("CARGO_MANIFEST_DIR")).join(".nvcc/bin/nvcc");
-    named.into_iter().chain(home).chain(in_path).chain([installed]).find(|path| path.is_file())
+    let installed = std::env::current_dir().ok().map(|here| here.join(".nvcc/bin/nvcc"));
+    named.into_iter().chain(home).chain(in_path).chain(installed).find(|path| path.is_file())
 }

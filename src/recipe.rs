@@ -437,6 +437,13 @@ pub struct Evaluate {
     pub adapter: Option<PathBuf>,
 }
 
+impl Evaluate {
+    /// The models in the order in which they are made, whatever the recipe's: each is compared with those before it.
+    pub fn in_order(&self) -> impl Iterator<Item = &'static str> {
+        ["base", "sft", "ppo"].into_iter().filter(|name| self.models.iter().any(|model| model == name))
+    }
+}
+
 impl Default for Evaluate {
     fn default() -> Evaluate {
         Evaluate {

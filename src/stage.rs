@@ -177,11 +177,6 @@ impl Files {
     pub fn metrics(&self) -> PathBuf {
         self.out.join("metrics.jsonl")
     }
-
-    /// What the GPUs said of themselves meanwhile.
-    pub fn gpus(&self) -> PathBuf {
-        self.out.join("gpu.jsonl")
-    }
 }
 
 /// Loads what lies in a model's folder; that can take minutes.

@@ -324,6 +324,7 @@ fn dom(url: &str) -> Option<String> {
     let output = Command::new(browser)
         .args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"])
         .args(["--disable-sync", "--no-first-run", "--virtual-time-budget=2000", "--dump-dom"])
+        .arg("--timeout=20000")
         .arg(format!("--user-data-dir={}", profile.path().display()))
         .arg(url)
         .output()

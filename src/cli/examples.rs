@@ -16,9 +16,9 @@ const AFTER_HELP: [(&str, &str); 29] = [
          reward      trains the reward model                   reward/model\n  \
          ppo         optimises the policy against it           ppo/adapter\n  \
          evaluate    measures on held-out problems             evaluation/\n  \
-         report      tables of what was measured               report.md, results.csv, comparisons.csv, results.tex\n\
+         report      a page, plots and tables of it            report.html, plots/, report.md, results.csv, results.tex\n\
          A recipe with [pretrain] has the stage pretrain alone.\n\n\
-         The run folder, the recipe's `out`, also holds metrics.jsonl, a line a training step, and manifest.json: what ran, from what, \
+         The run folder, the recipe's `out`, also holds metrics.jsonl, a line a training step, the same for TensorBoard in tensorboard/, and manifest.json: what ran, from what, \
          for how long. A stage whose inputs, settings and outputs are as they were is skipped. Stopped by Ctrl-C or killed, the same \
          command goes on from the last checkpoint.\n\n\
          Examples:\n  \

@@ -152,7 +152,7 @@ fn watch(stage: &str, recipe: &Recipe, gpus: Range<usize>) -> Option<gpus::Log> 
     }
     let source = gpus.map(|ordinal| gpu::uuid(ordinal).map_err(|e| e.to_string())).collect::<std::result::Result<_, _>>();
     match source.and_then(nvml::Gpus::open) {
-        Ok(source) => Some(gpus::Log::start(&Files::of(recipe).gpus(), stage, source, gpus::INTERVAL)),
+        Ok(source) => Some(gpus::Log::start(&Files::of(recipe).gpu(), stage, source, gpus::INTERVAL)),
         Err(why) => {
             telemetry::detail(|| format!("{stage}: no gpu.jsonl: {why}"));
             None

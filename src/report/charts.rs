@@ -6,10 +6,10 @@ use super::calibration::{self, Calibration};
 use super::folder::{Folder, Reading};
 use super::models::{Compared, verdicts};
 use crate::metric::pass_at_k::rate_name;
-use crate::optim::LearningRate;
 use crate::plot::{Axis, Bar, Chart, Group, Series, bars, histogram, lines, reliability};
 use crate::recipe::Recipe;
 use crate::record::Problem;
+use crate::telemetry::words;
 
 /// Bins of the margins' histogram, at most.
 const MARGIN_BINS: usize = 24;
@@ -30,7 +30,7 @@ impl Charts {
         Charts {
             results: folder.compared.as_ref().map_or(Vec::new(), |compared| results(recipe, compared)),
             sft: sft(folder),
-            ppo: ppo(recipe, folder),
+            ppo: ppo(folder),
             reward: reward(folder, calibration),
             machine: time(folder).into_iter().chain(gpu(&folder.gpu)).collect(),
         }
@@ -122,7 +122,7 @@ fn sft(folder: &Folder) -> Vec<Chart> {
     [losses(folder, "sft", "SFT: loss"), curve("sft-learning-rate", "SFT: learning rate", &rate)].into_iter().flatten().collect()
 }
 
-fn ppo(recipe: &Recipe, folder: &Folder) -> Vec<Chart> {
+fn ppo(folder: &Folder) -> Vec<Chart> {
     let steps = |series: &[Series], name: &str, title: &str, axis: Axis<'_>| {
         lines(&format!("ppo-{name}"), &format!("PPO: {title}"), Axis::new("iteration").whole(), axis, series)
     };
@@ -144,26 +144,19 @@ fn ppo(recipe: &Recipe, folder: &Folder) -> Vec<Chart> {
         steps(&plain("length"), "length", "tokens a response", axis),
         steps(&plain("explained_variance"), "explained-variance", "explained variance of the critic", axis),
         steps(&epochs("value_loss"), "value-loss", "value loss", axis),
-        steps(&ppo_rates(recipe, folder), "learning-rate", "learning rate", axis),
+        steps(&ppo_rates(folder), "learning-rate", "learning rate", axis),
     ]
     .into_iter()
     .flatten()
     .collect()
 }
 
-/// The learning rates that each iteration began with: PPO's schedule is the recipe's.
-fn ppo_rates(recipe: &Recipe, folder: &Folder) -> Vec<Series> {
-    let ppo = &recipe.ppo;
-    let each = ppo.epochs * ppo.minibatches;
-    let rates = |peak: f64, from: usize| {
-        let rate = LearningRate::new(ppo.schedule, peak, ppo.warmup_ratio, ppo.iterations * each);
-        let iterations = folder.metrics_of("ppo").filter_map(|line| line["step"].as_u64());
-        let at = |step: u64| (step as f64, Some(if step as usize > from { rate.at((step as usize - 1) * each) } else { 0.0 }));
-        iterations.filter(|step| *step > 0).map(at).collect()
-    };
-    // The policy waits for the critic.
-    let policy = Series::line("policy", 1, rates(ppo.learning_rate, ppo.critic_warmup));
-    vec![policy, Series::line("critic", 3, rates(ppo.critic_learning_rate, 0))]
+/// The learning rates that each iteration began with.
+fn ppo_rates(folder: &Folder) -> Vec<Series> {
+    vec![
+        Series::line("policy", 1, folder.curve("ppo", "lr", false)),
+        Series::line("critic", 3, folder.curve("ppo", "critic_lr", false)),
+    ]
 }
 
 fn reward(folder: &Folder, calibration: Option<&Calibration>) -> Vec<Chart> {
@@ -191,16 +184,6 @@ fn reward(folder: &Folder, calibration: Option<&Calibration>) -> Vec<Chart> {
     charts
 }
 
-/// Seconds as a reader says them.
-pub(super) fn duration(seconds: f64) -> String {
-    match seconds {
-        s if s < 9.95 => format!("{s:.1} s"),
-        s if s < 99.5 => format!("{s:.0} s"),
-        s if s < 5970.0 => format!("{:.1} min", s / 60.0),
-        s => format!("{:.1} h", s / 3600.0),
-    }
-}
-
 fn time(folder: &Folder) -> Option<Chart> {
     // The report's own time is not over.
     let stages = folder.manifest.stages.iter().filter(|stage| stage.name != "report" && stage.seconds > 0.0);
@@ -211,11 +194,14 @@ fn time(folder: &Folder) -> Option<Chart> {
         _ => (3600.0, "hours"),
     };
     let group = |stage: &crate::run::Record| {
-        let bar = Bar { series: 1, value: Some(stage.seconds / unit), interval: None, text: duration(stage.seconds) };
+        let bar = Bar { series: 1, value: Some(stage.seconds / unit), interval: None, text: words::duration(stage.seconds) };
         Group { label: stage.name.clone(), bars: vec![bar] }
     };
     bars("time", "Time of each stage", Axis::new(name), &[], &stages.map(group).collect::<Vec<_>>())
 }
+
+/// Readings that lie further apart are of different runs.
+const PAUSE_MINUTES: f64 = 1.0;
 
 fn gpu(readings: &[Reading]) -> Vec<Chart> {
     let Some(start) = readings.iter().map(|reading| reading.time).reduce(f64::min) else { return Vec::new() };
@@ -224,12 +210,17 @@ fn gpu(readings: &[Reading]) -> Vec<Chart> {
     gpus.dedup();
     let series = |of: &dyn Fn(&Reading) -> Option<f64>| -> Vec<Series> {
         let one = |(index, gpu): (usize, &usize)| {
-            let own = readings.iter().filter(|reading| reading.gpu == *gpu);
-            Series::line(
-                format!("GPU {gpu}"),
-                index + 1,
-                own.map(|reading| ((reading.time - start) / 60.0, of(reading))).collect(),
-            )
+            let (mut points, mut before) = (Vec::new(), f64::NEG_INFINITY);
+            for reading in readings.iter().filter(|reading| reading.gpu == *gpu) {
+                let at = (reading.time - start) / 60.0;
+                // Nothing was read while nothing ran: there is no line across.
+                if at - before > PAUSE_MINUTES {
+                    points.push((at, None));
+                }
+                points.push((at, of(reading)));
+                before = at;
+            }
+            Series::line(format!("GPU {gpu}"), index + 1, points)
         };
         gpus.iter().enumerate().map(one).collect()
     };

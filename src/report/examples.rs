@@ -123,8 +123,9 @@ impl Diff {
     /// Between two programs, three lines around each change. Where lines change into as many others, the words that differ are marked.
     pub fn new(before: &str, after: &str) -> Diff {
         let [before, after] = [before, after].map(|text| text.trim_end().lines().map(short).collect::<Vec<_>>());
-        let [old, new] = [&before, &after].map(|lines| lines.iter().map(|line| format!("{line}\n")).collect::<String>());
-        let diff = TextDiff::from_lines(old.as_str(), new.as_str());
+        // Not as texts: there a line also ends at a lone carriage return.
+        let [old, new] = [&before, &after].map(|lines| lines.iter().map(String::as_str).collect::<Vec<_>>());
+        let diff = TextDiff::from_slices(&old, &new);
         let mut lines = Vec::new();
         for group in diff.grouped_ops(3) {
             if let (Some(first), Some(last)) = (group.first(), group.last()) {

@@ -1,6 +1,9 @@
 //! What a run folder holds, as far as it has come: a report reads all of it and needs none of it.
 
+use std::path::Path;
+
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::models::{Compared, optional};
@@ -40,6 +43,16 @@ pub(super) struct Reading {
     pub power_w: Option<f64>,
 }
 
+/// The records of a file that grows line by line. A process that was killed, or a full disk, leaves half a line, and others may have
+/// been appended to it since: what is no record is left out.
+fn appended<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
+    match std::fs::read(path) {
+        Ok(text) => Ok(text.split(|&b| b == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect()),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(e) => Err(Error::io(path, e)),
+    }
+}
+
 /// A run folder's files.
 #[derive(Debug, Default)]
 pub(super) struct Folder {
@@ -73,9 +86,9 @@ impl Folder {
             candidates: optional(&files.candidates())?,
             judging: if files.judging().exists() { Some(read_json(&files.judging())?) } else { None },
             held_out: optional(&files.reward_validation())?,
-            metrics: optional(&files.metrics())?,
-            paid: optional(&files.journal())?,
-            gpu: optional(&files.gpu())?,
+            metrics: appended(&files.metrics())?,
+            paid: appended(&files.journal())?,
+            gpu: appended(&files.gpu())?,
             // Other runs' models have to be compared with something.
             compared: match files.summary().exists() || !recipe.report.beside.is_empty() {
                 true => Some(Compared::read(recipe)?),

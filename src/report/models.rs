@@ -65,10 +65,10 @@ impl Compared {
         let summary = read_json(&path)?;
         let problems = part(&files, evaluate::split(recipe)?, !beside.is_empty())?;
         let mut models = Vec::new();
-        for name in &recipe.evaluate.models {
+        for name in recipe.evaluate.in_order() {
             let answers = optional(&files.evaluation(name))?;
             let measured = summary["models"][name].clone();
-            models.push(Model { key: name.clone(), title: title(name, recipe), measured, answers, own: true });
+            models.push(Model { key: name.to_string(), title: title(name, recipe), measured, answers, own: true });
         }
         let comparisons = serde_json::from_value(summary["comparisons"].clone())
             .map_err(|e| Error::input(path.display(), format!("comparisons: {e}")))?;
@@ -122,7 +122,7 @@ impl Compared {
             let note = format!("{} gave {samples} answer(s) each at temperature {temperature}.", folder.display());
             self.notes.push(note);
         }
-        for name in &other.evaluate.models {
+        for name in other.evaluate.in_order() {
             let answers: Vec<Candidate> = read_jsonl(&files.evaluation(name))?;
             let same = |model: &&Model| {
                 let texts = |answers: &[Candidate]| answers.iter().map(|a| (a.id.clone(), a.text.clone())).collect::<Vec<_>>();

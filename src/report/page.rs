@@ -7,7 +7,7 @@ use minijinja::{AutoEscape, Environment, Value, context};
 use sha2::{Digest, Sha256};
 
 use super::calibration::{BINS, Calibration};
-use super::charts::{Charts, duration};
+use super::charts::Charts;
 use super::examples::{self, Class, Diff, Example, Line, Shown, Text};
 use super::folder::Folder;
 use super::money::Money;
@@ -17,6 +17,7 @@ use crate::metric::pass_at_k::wilson;
 use crate::metric::table::Table;
 use crate::plot::{Chart, style, variables};
 use crate::recipe::{Provider, Recipe};
+use crate::telemetry::words;
 
 const TEMPLATE: &str = include_str!("page.html");
 const STYLE: &str = include_str!("page.css");
@@ -192,12 +193,12 @@ fn stages(recipe: &Recipe, folder: &Folder) -> Value {
     let money = Money::of(recipe, folder);
     let came_to = super::stages::came_to(recipe, folder);
     // One device stands among the versions.
-    let several = folder.manifest.stages.iter().any(|stage| stage.device != folder.manifest.device);
+    let several = devices(folder).len() > 1;
     let mut rows = Vec::new();
     let mut seconds = 0.0;
     for (name, what) in &came_to {
         let record = folder.manifest.stage(name);
-        let time = record.map_or(String::new(), |record| duration(record.seconds));
+        let time = record.map_or(String::new(), |record| words::duration(record.seconds));
         seconds += record.map_or(0.0, |record| record.seconds);
         let spent = money.stage(name);
         let tokens = spent.map_or(String::new(), |spent| format!("{} + {}", spent.usage.input_tokens, spent.usage.output_tokens));
@@ -209,7 +210,7 @@ fn stages(recipe: &Recipe, folder: &Folder) -> Value {
         rows.push(row("", cells));
     }
     let usd = money.said(money.usd());
-    let mut cells = vec!["together".into(), String::new(), duration(seconds), money.tokens(), usd];
+    let mut cells = vec!["together".into(), String::new(), words::duration(seconds), money.tokens(), usd];
     let mut columns = vec![
         ("stage", false),
         ("what it came to", false),
@@ -287,10 +288,20 @@ fn printable(text: &str) -> String {
     text.chars().map(|c| if hidden(c) { '\u{fffd}' } else { c }).collect()
 }
 
+/// Where the stages ran; the report itself is no matter of a device.
+fn devices(folder: &Folder) -> Vec<&str> {
+    let stages = folder.manifest.stages.iter().filter(|stage| stage.name != "report");
+    let mut devices: Vec<&str> = stages.map(|stage| stage.device.as_str()).collect();
+    devices.sort_unstable();
+    devices.dedup();
+    devices
+}
+
 fn versions(recipe: &Recipe, folder: &Folder) -> Vec<Value> {
     let mut facts = vec![fact("repairity", version(folder), "")];
-    if !folder.manifest.device.is_empty() {
-        facts.push(fact("device", folder.manifest.device.clone(), ""));
+    let devices = devices(folder);
+    if !devices.is_empty() {
+        facts.push(fact("device", devices.join(", "), ""));
     }
     let teacher = match recipe.teacher.provider {
         Provider::Scripted => "scripted, no model".to_string(),

@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use super::calibration::Calibration;
 use super::folder::Folder;
 use super::models::passes;
 use crate::recipe::Recipe;
@@ -12,26 +13,33 @@ fn number(value: &Value) -> f64 {
     value.as_f64().unwrap_or(f64::NAN)
 }
 
+/// `, name 0.42`; nothing where it was not measured.
+fn told(name: &str, value: Option<f64>, digits: usize) -> String {
+    value.map_or(String::new(), |value| format!(", {name} {value:.digits$}"))
+}
+
+/// What a stage measured last of a field that not every line has.
+fn last(folder: &Folder, stage: &str, field: &str) -> Option<f64> {
+    folder.curve(stage, field, true).last().and_then(|(_, value)| *value)
+}
+
 /// The training stages and the judge, as far as they have come.
 fn trained(folder: &Folder) -> Vec<(&'static str, String)> {
     let mut found = Vec::new();
     if let Some(line) = folder.metrics_of("sft").next_back() {
-        let (loss, validation) = (number(&line["loss"]), number(&line["validation_loss"]));
-        found.push(("sft", format!("{} steps, loss {loss:.4}, validation loss {validation:.4}", line["step"])));
+        let validation = told("validation loss", last(folder, "sft", "validation_loss"), 4);
+        found.push(("sft", format!("{} steps, loss {:.4}{validation}", line["step"], number(&line["loss"]))));
     }
     if let Some(judging) = &folder.judging {
-        let what = format!(
-            "{} of {} pairs labelled, agreement of both orders {:.2}, first place wins {:.2}",
-            judging["labelled"],
-            judging["pairs"],
-            number(&judging["agreement"]),
-            number(&judging["first_place"])
-        );
-        found.push(("judge", what));
+        let agreement = told("agreement of both orders", judging["agreement"].as_f64(), 2);
+        let first = told("first place wins", judging["first_place"].as_f64(), 2);
+        found.push(("judge", format!("{} of {} pairs labelled{agreement}{first}", judging["labelled"], judging["pairs"])));
     }
     if let Some(line) = folder.metrics_of("reward").next_back() {
-        let (loss, accuracy) = (number(&line["loss"]), number(&line["accuracy"]));
-        found.push(("reward", format!("{} steps, loss {loss:.4}, held-out accuracy {accuracy:.2}", line["step"])));
+        // Of the model that was kept, which may be an earlier epoch's.
+        let kept = Calibration::of(&folder.held_out).map(|found| found.right as f64 / found.pairs as f64);
+        let accuracy = told("held-out accuracy", kept.or(last(folder, "reward", "accuracy")), 2);
+        found.push(("reward", format!("{} steps, loss {:.4}{accuracy}", line["step"], number(&line["loss"]))));
     }
     let mut ppo = folder.metrics_of("ppo");
     if let Some(start) = ppo.next() {

@@ -148,7 +148,7 @@ fn interview(given: &Given, here: &Here, dialogue: &mut Dialogue<'_>) -> Result<
         Some(gpus) => gpus,
         None if here.gpus.len() > 1 => {
             let why = format!("How many of this machine's {} GPUs?", here.gpus.len());
-            dialogue.ask(&why, "gpus", Some(&here.gpus.len().to_string()), |answer| gpus_of(answer))?
+            dialogue.ask(&why, "gpus", Some(&here.gpus.len().to_string()), gpus_of)?
         }
         None => 1,
     };

@@ -16,6 +16,7 @@ use crate::problem::{self, Options};
 use crate::recipe::{DeviceChoice, Provider, Recipe, SandboxChoice, Train};
 use crate::run::{self, StageSpec};
 use crate::sandbox::{Mode, Sandbox, python::Python};
+use crate::stage::Files;
 use crate::tokenizer::Tokenizer;
 
 use super::ask::described;
@@ -82,7 +83,9 @@ pub fn check(recipe: &Recipe, specs: &[StageSpec], here: &Here) -> Result<Vec<Fo
     let policy = model(&mut all, "policy.model", &recipe.policy.model, true);
     let reward = if runs("reward") { model(&mut all, "reward.model", &recipe.reward.model, false) } else { policy.clone() };
     elsewhere(&mut all, recipe, &names);
-    if runs("collect") || runs("judge") {
+    let files = Files::of(recipe);
+    // What was answered is not asked for again.
+    if (runs("collect") && !files.traces().exists()) || (runs("judge") && !files.preferences().exists()) {
         teacher(&mut all, recipe);
     }
     if let (Some(policy), Some(reward)) = (policy, reward) {
@@ -236,11 +239,20 @@ fn elsewhere(all: &mut Findings, recipe: &Recipe, names: &[&str]) {
             None => {}
         }
     }
-    let measures = recipe.evaluate.models.iter().any(|model| model == "sft");
-    if measures && !names.contains(&"sft") && recipe.evaluate.adapter.is_none() {
+    let files = Files::of(recipe);
+    let measures = |name: &str| recipe.evaluate.models.iter().any(|model| model == name);
+    let trained = names.contains(&"sft") || files.sft_result(recipe.sft.train).exists();
+    if measures("sft") && !trained && recipe.evaluate.adapter.is_none() {
         all.missing(
             "evaluate.adapter",
             "nothing is trained here, so `sft` is an adapter from elsewhere: --set evaluate.adapter=DIR",
+        );
+    }
+    if measures("ppo") && !names.contains(&"ppo") && !files.ppo_adapter().exists() {
+        let path = files.ppo_adapter();
+        all.missing(
+            "evaluate.models",
+            format!("`ppo` is measured, no stage here trains it, and {} is not there", path.display()),
         );
     }
 }

@@ -102,19 +102,19 @@ fn sized(answers: &Answers, here: &Here, models: &Models) -> Result<Sized> {
     recipe.reward.max_tokens = tokens.min(models.reward.max_positions);
     recipe.candidates.max_new_tokens = answer;
     recipe.evaluate.max_new_tokens = answer;
-    recipe.ppo.max_new_tokens = if on_gpu { 732 } else { answer };
+    recipe.ppo.max_new_tokens = if on_gpu && parameters >= TINY { 732 } else { answer };
     if !on_gpu {
         (recipe.ppo.iterations, recipe.ppo.prompts_per_iteration) = (20, 32);
         (recipe.candidates.batch, recipe.evaluate.batch, recipe.ppo.batch) = (8, 8, 8);
     }
     (recipe.sft.learning_rate, recipe.reward.learning_rate) = match parameters {
         ..TINY => (1e-3, 3e-4),
-        ..FOR_GPUS => (1e-4, 5e-5),
+        TINY..FOR_GPUS => (1e-4, 5e-5),
         _ => (1e-5, 5e-5),
     };
     (recipe.ppo.learning_rate, recipe.ppo.critic_learning_rate) = match parameters {
         ..TINY => (3e-4, 1e-3),
-        ..FOR_GPUS => (1e-5, 1e-4),
+        TINY..FOR_GPUS => (1e-5, 1e-4),
         _ => (1e-6, 1e-5),
     };
     let stages: &[&'static str] = match answers.goal {
@@ -220,7 +220,10 @@ fn recompute(kind: Recompute) -> &'static str {
 
 /// The commands that come next, for a recipe at `output`.
 pub fn commands(answers: &Answers, output: &Path) -> Vec<String> {
-    let recipe = output.display();
+    let text = output.display().to_string();
+    let plain = text.chars().all(|c| c.is_ascii_alphanumeric() || "/._-+".contains(c));
+    // As a shell takes it.
+    let recipe = if plain { text } else { format!("'{}'", text.replace('\'', "'\\''")) };
     let mut commands = vec![format!("repairity recipe check {recipe}")];
     match answers.goal {
         Goal::All => {

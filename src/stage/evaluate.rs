@@ -136,9 +136,9 @@ pub fn run<D: Device>(device: &D, comm: &Shared<D>, recipe: &Recipe) -> Result<S
     }
     let mut models = Vec::new();
     let mut metrics = serde_json::Map::new();
-    for name in &settings.models {
+    for name in settings.in_order() {
         let (base, own) = sample::folders(recipe, name)?;
-        let adapter = match name.as_str() {
+        let adapter = match name {
             "sft" => own.map(|own| settings.adapter.clone().unwrap_or(own)),
             _ => own,
         };
@@ -166,8 +166,8 @@ pub fn run<D: Device>(device: &D, comm: &Shared<D>, recipe: &Recipe) -> Result<S
             rate_name(&recipe.problems.suite),
             measured["pass_at_1"].as_f64().unwrap_or(0.0)
         ));
-        metrics.insert(name.clone(), measured);
-        models.push((name.clone(), scores));
+        metrics.insert(name.to_string(), measured);
+        models.push((name.to_string(), scores));
     }
     if !group.is_first() {
         return Ok(String::new());

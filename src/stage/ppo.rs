@@ -544,6 +544,7 @@ pub fn iterate<D: Device>(
     let line = format!("{}, score {score:.3}, kl {kl:.3}, length {length:.0}", words::rate(rate, "tokens"));
     let iterated = Iterated { line, seconds: parts, tokens };
     let Some(metrics) = metrics else { return Ok(iterated) };
+    let first = iteration * settings.epochs * settings.minibatches;
     metrics.write(
         iteration as u64 + 1,
         &[
@@ -555,7 +556,8 @@ pub fn iterate<D: Device>(
             ("ended", json!(ended)),
             ("explained_variance", json!(ppo::explained_variance(&values, &returns))),
             ("sampler_drift", json!(drift)),
-            ("lr", json!(learner.policy_rate.at(iteration * settings.epochs * settings.minibatches))),
+            ("lr", json!(if iteration < settings.critic_warmup { 0.0 } else { learner.policy_rate.at(first) })),
+            ("critic_lr", json!(learner.critic_rate.at(first))),
             ("epochs", json!(epochs)),
             ("ended_early", json!(ended_early)),
             ("rollout_seconds", json!(sampled)),

@@ -26,7 +26,8 @@
 //! * `length`, `ended`: the responses' mean tokens, and the share of them that ended by themselves
 //! * `explained_variance`: of the returns by the critic's values, before the epochs
 //! * `sampler_drift`: the greatest difference between the sampler's log-probs and the training kernels'
-//! * `lr`: the policy's learning rate at the iteration's first update
+//! * `lr`, `critic_lr`: the learning rates of policy and critic at the iteration's first update; the policy's is 0 while it waits for
+//!   the critic
 //! * `epochs`: a list with an object for each epoch over the batch: `policy_loss`, `ratio` (the mean of `p / p_old`), `kl_old` (the k3
 //!   estimate of KL from the policy before the iteration), `clip_fraction`, `entropy`, `value_loss`, `grad_norm`, `critic_grad_norm`
 //! * `ended_early`: whether the KL bound ended the epochs
