@@ -25,7 +25,7 @@ const COMMANDS: [(&str, usize, usize); 12] = [
     ("docs/kernels.md", 0, 0),
     ("docs/method.md", 1, 6),
     ("docs/quickstart.md", 3, 1),
-    ("docs/recipes.md", 5, 5),
+    ("docs/recipes.md", 5, 6),
     ("docs/scaling.md", 1, 0),
     ("docs/speed.md", 7, 2),
     ("docs/teacher.md", 2, 0),
@@ -112,7 +112,11 @@ fn shell(command: &str, folder: &Path) -> Output {
 
 /// Whether the recipe that a command names takes what the command changes in it.
 fn loads(command: &str) -> repairity::error::Result<()> {
-    let words: Vec<&str> = command.split_whitespace().collect();
+    // As the shell takes quotes away; what it would pipe or redirect is no word of ours.
+    let call = command.split(['|', '>', '&']).next().unwrap_or_default();
+    let output = Command::new("sh").args(["-c", &format!("printf '%s\\n' {call}")]).output().unwrap();
+    let printed = String::from_utf8(output.stdout).unwrap();
+    let words: Vec<&str> = printed.lines().collect();
     let Some(recipe) = words.iter().find(|word| word.starts_with("recipes/")) else { return Ok(()) };
     let sets: Vec<String> = words.windows(2).filter(|pair| pair[0] == "--set").map(|pair| pair[1].to_string()).collect();
     Recipe::load(&root().join(recipe), &sets).map(drop)
