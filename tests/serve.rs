@@ -296,12 +296,20 @@ fn errors_have_openai_s_form() {
     assert_eq!(refusal("/v1/completions", json!({"prompt": "x", "echo": true})), is(400, "echo", ""));
     assert_eq!(refusal("/v1/completions", json!({"prompt": [1, 100_000]})), is(400, "prompt", ""));
     assert_eq!(refusal("/v1/embeddings", json!({})), is(404, "", "unknown_url"));
+    // OpenAI's flag for a chat is its number of alternatives for a text; of none of them, the token's own is still asked for.
+    assert_eq!(refusal("/v1/completions", json!({"prompt": "x", "logprobs": 0})), is(400, "logprobs", ""));
+    // One place and sixteen that wait for it: more never fit, whoever else is there.
+    assert_eq!(refusal(chats, chat("x", json!({"n": 18}))), is(400, "n", ""));
+    assert_eq!(refusal("/v1/completions", json!({"prompt": vec!["x"; 9], "n": 2})), is(400, "n", ""));
+    let message = server.post(chats, &chat("x", json!({"n": 18}))).1["error"]["message"].to_string();
+    assert!(message.contains("from 1 to 17 expected, 18 found"), "{message}");
     let json_type = [("Content-Type", "application/json")];
     let raw = |headers: &[(&str, &str)], body: &str| server.ask("POST", chats, headers, body).0;
     assert_eq!((raw(&json_type, "{"), raw(&json_type, "[]"), raw(&[("Content-Type", "text/plain")], "{}")), (400, 400, 415));
     // The limit is told before the body is read: only its announced length is sent.
     let mut stream = TcpStream::connect(("127.0.0.1", server.port)).unwrap();
-    let head = "Host: localhost\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: 99999999\r\n\r\n";
+    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    let head = "Host: localhost\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: 4194305\r\n\r\n";
     stream.write_all(format!("POST {chats} HTTP/1.1\r\n{head}").as_bytes()).unwrap();
     let mut line = String::new();
     BufReader::new(stream).read_line(&mut line).unwrap();
@@ -317,7 +325,10 @@ fn pages_from_elsewhere_and_requests_without_the_key_are_refused() {
     assert_eq!(ask(&[("Origin", "http://localhost:3000")]).0, 200);
     let (status, head, _) = ask(&[("Origin", "https://ide.example")]);
     assert!(status == 200 && head.to_ascii_lowercase().contains("access-control-allow-origin: https://ide.example"), "{head}");
-    assert_eq!(open.ask("OPTIONS", "/v1/chat/completions", &[("Origin", "https://ide.example")], "").0, 204);
+    // The openai package for JavaScript sends headers of its own.
+    let (status, head, _) = open.ask("OPTIONS", "/v1/chat/completions", &[("Origin", "https://ide.example")], "");
+    let wanted = "access-control-allow-headers: authorization, content-type, *";
+    assert!(status == 204 && head.to_ascii_lowercase().contains(wanted), "{head}");
 
     let keyed = Server::start(&["--api-key-env", "SERVE_TEST_KEY"], &[("SERVE_TEST_KEY", "sk-test-1")]);
     let ask = |path: &str, key: &str| keyed.ask("GET", path, &[("Authorization", key)], "").0;
