@@ -326,10 +326,8 @@ struct Writer<'a, D: Device> {
     device: &'a D,
     decoder: &'a Decoder<D>,
     adapter: Option<&'a Adapter<D>>,
-    /// Recorded steps, which use the buffers below.
-    graphs: D::Graphs,
-    /// The samplings that steps are recorded for.
-    recorded: Vec<Sampling>,
+    /// Recorded steps, which use the buffers below, by their sampling; the one that was used last is the last.
+    recorded: Vec<(Sampling, D::Graphs)>,
     /// By number of rows: a recorded step knows its buffers by their addresses.
     batches: BTreeMap<usize, Batch<D>>,
     cache: Cache<D>,
@@ -347,7 +345,6 @@ impl<'a, D: Device> Writer<'a, D> {
             device,
             decoder,
             adapter,
-            graphs: D::Graphs::default(),
             recorded: Vec::new(),
             batches: BTreeMap::new(),
             cache: decoder.cache(device, limits.slots, limits.capacity)?,
@@ -401,15 +398,14 @@ impl<'a, D: Device> Writer<'a, D> {
             from.iter_mut().zip(&standings).for_each(|(from, standing)| *from = standing.slot);
             device.gather_rows(&mut batch.ids, &self.last, &device.upload(&from)?, 1)?;
         }
-        let (recording, slots) = (self.recording(&samplings), self.cache.slots);
-        let batch = self.batches.get_mut(&count).expect("it was made above");
+        let recordings = if repeats { recordings(&mut self.recorded, &samplings) } else { None };
         let (cache, last) = (&mut self.cache, &mut self.last);
         let mut body = || {
             let hidden = decoder.decode(device, &batch.ids, &batch.cursor, cache, adapter)?;
             choose(device, decoder, &hidden, batch, last, &samplings)
         };
-        match recording.filter(|_| repeats) {
-            Some(of) => device.replay(&mut self.graphs, of * (slots + 1) + count, &mut body)?,
+        match recordings {
+            Some(graphs) => device.replay(graphs, count, &mut body)?,
             None => body()?,
         }
         self.rows.iter_mut().for_each(|row| row.written += 1);
@@ -417,22 +413,25 @@ impl<'a, D: Device> Writer<'a, D> {
         self.stepped = identity;
         Ok(Coming { pending: device.begin_download(&batch.ids, &batch.logprobs)?, requests })
     }
+}
 
-    /// The number of the one sampling that these rows have, if steps are recorded for it: what a recording samples with is part of it.
-    /// Rows of several samplings are launched as they come, and so are samplings past the first few.
-    fn recording(&mut self, samplings: &[Sampling]) -> Option<usize> {
-        let first = *samplings.first()?;
-        if samplings.iter().any(|sampling| *sampling != first) {
-            return None;
-        }
-        let known = self.recorded.iter().position(|sampling| *sampling == first);
-        known.or_else(|| {
-            (self.recorded.len() < RECORDED).then(|| {
-                self.recorded.push(first);
-                self.recorded.len() - 1
-            })
-        })
+/// The recordings for the one sampling that these rows have: what a recording samples with is part of it. Rows of several samplings are
+/// launched as they come. Where too many are recorded, those of the sampling that was not used for longest are forgotten.
+fn recordings<'a, G: Default>(recorded: &'a mut Vec<(Sampling, G)>, samplings: &[Sampling]) -> Option<&'a mut G> {
+    let first = *samplings.first()?;
+    if samplings.iter().any(|sampling| *sampling != first) {
+        return None;
     }
+    match recorded.iter().position(|(sampling, _)| *sampling == first) {
+        Some(known) => recorded[known..].rotate_left(1),
+        None => {
+            if recorded.len() == RECORDED {
+                recorded.remove(0);
+            }
+            recorded.push((first, G::default()));
+        }
+    }
+    recorded.last_mut().map(|(_, graphs)| graphs)
 }
 
 /// Samplings that steps are recorded for, at most: each has its own recordings, which keep memory.
@@ -487,5 +486,24 @@ mod tests {
         assert_eq!(Vec::from_iter(distinct), [1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128]);
         assert!((1..=128).all(|rows| (rows..=2 * rows).contains(&rounded(rows, 128))));
         assert_eq!([rounded(3, 3), rounded(17, 20), rounded(20, 20)], [3, 20, 20]);
+    }
+
+    #[test]
+    fn the_sampling_that_was_not_used_for_longest_is_forgotten() {
+        let at = |temperature: f32| Sampling { temperature, top_k: 0, top_p: 1.0 };
+        let mut recorded: Vec<(Sampling, Vec<f32>)> = Vec::new();
+        // Each leaves its name: whoever comes back finds it, unless it was forgotten.
+        let mut found = |temperature: f32| {
+            let own = recordings(&mut recorded, &[at(temperature); 2]).unwrap();
+            let known = own.clone();
+            *own = vec![temperature];
+            known
+        };
+        assert!([0.1, 0.2, 0.3, 0.4].into_iter().all(|new| found(new).is_empty()));
+        assert_eq!((found(0.1), found(0.5), found(0.1)), (vec![0.1], vec![], vec![0.1]));
+        assert_eq!((found(0.3), found(0.2), found(0.3)), (vec![0.3], vec![], vec![0.3]));
+        assert_eq!((found(0.1), found(0.4)), (vec![0.1], vec![]));
+        assert_eq!(recorded.len(), RECORDED);
+        assert!(recordings(&mut recorded, &[at(0.1), at(0.2)]).is_none() && recordings(&mut recorded, &[]).is_none());
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! Two threads. The engine's, which is the caller's, owns the model: requests join and leave its batch at the boundaries of steps. The
 //! other one speaks HTTP; requests go over to the engine through a channel, and each gets its text back through one of its own, whose
-//! other end is dropped when the client goes away.
+//! other end is dropped when the client goes away. What takes long of HTTP, parsing a request and tokenizing its prompt, is left to a
+//! few more threads.
 
 mod answer;
 mod ask;
@@ -30,6 +31,9 @@ const GRACE: Duration = Duration::from_secs(5);
 
 /// Requests that may wait for each place of the batch; more are told to come later.
 const WAITING: usize = 16;
+
+/// Requests that are parsed and tokenized at the same time, each on a thread of its own: a long one keeps a core, and memory.
+const READERS: usize = 4;
 
 /// How the endpoint serves.
 #[derive(Debug, Clone)]
@@ -60,6 +64,11 @@ impl Shared {
     /// Whether nothing new is taken any more.
     fn is_closing(&self) -> bool {
         self.closing.load(Ordering::SeqCst) || interrupt::requested()
+    }
+
+    /// Sequences that may be open.
+    fn limit(&self) -> usize {
+        self.options.batch * (1 + WAITING)
     }
 }
 
@@ -101,10 +110,16 @@ pub fn serve<D: Device>(
     listener.set_nonblocking(true).map_err(failed)?;
     let (send, receive) = std::sync::mpsc::channel();
     let worker = worker::Worker::new(device, decoder, adapter, &shared, receive)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.enable_all().max_blocking_threads(READERS).build().map_err(failed)?;
     let http = {
         let shared = shared.clone();
-        std::thread::Builder::new().name("http".into()).spawn(move || runtime.block_on(answer_all(listener, shared, send)))
+        std::thread::Builder::new().name("http".into()).spawn(move || {
+            let spoken = runtime.block_on(answer_all(listener, shared, send));
+            // Whoever asked is gone, or was told that the server ends: what is still read is not waited for.
+            runtime.shutdown_background();
+            spoken
+        })
     }
     .map_err(failed)?;
     let served = ready(address).and_then(|()| worker.run());

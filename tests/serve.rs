@@ -8,7 +8,6 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use program::{arg, checkpoint, err, out, refused, repairity};
@@ -17,36 +16,36 @@ use repairity::prompt::prompt_tokens;
 use repairity::record::Message;
 use repairity::tokenizer::Tokenizer;
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
-/// A model of random weights that the tests share.
-fn model() -> &'static Path {
-    static MODEL: OnceLock<(tempfile::TempDir, PathBuf)> = OnceLock::new();
-    let (_, path) = MODEL.get_or_init(|| {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("tiny");
-        checkpoint(&path, Architecture::Qwen2);
-        (folder, path)
-    });
-    path
-}
+/// The folder, and so the name, of the models.
+const MODEL: &str = "tiny";
 
-/// A running server. Dropped, it is killed.
+/// A running server of a model of random weights. Dropped, it is killed, and its model deleted.
 struct Server {
     child: Child,
     port: u16,
+    folder: TempDir,
 }
 
 impl Server {
     fn start(more: &[&str], env: &[(&str, &str)]) -> Server {
+        let folder = tempfile::tempdir().unwrap();
+        let model = folder.path().join(MODEL);
+        checkpoint(&model, Architecture::Qwen2);
         let mut command = Command::new(env!("CARGO_BIN_EXE_repairity"));
-        command.args(["serve", "--model", arg(model()), "--device", "cpu", "--port", "0"]).args(more);
+        command.args(["serve", "--model", arg(&model), "--device", "cpu", "--port", "0"]).args(more);
         command.envs(env.iter().copied()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut child = command.spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let port = line.trim_end().strip_prefix("listening on http://127.0.0.1:").and_then(|rest| rest.strip_suffix("/v1"));
         let port = port.unwrap_or_else(|| panic!("{line:?}")).parse().unwrap();
-        Server { child, port }
+        Server { child, port, folder }
+    }
+
+    fn model(&self) -> PathBuf {
+        self.folder.path().join(MODEL)
     }
 
     /// Sends a request, and gives the connection back.
@@ -121,10 +120,10 @@ fn until(what: &str, holds: impl Fn() -> bool) {
 }
 
 /// What `repairity generate` writes.
-fn generated(prompt: &str, temperature: f64, seed: u64, tokens: usize) -> String {
+fn generated(model: &Path, prompt: &str, temperature: f64, seed: u64, tokens: usize) -> String {
     let (temperature, seed, tokens) = (temperature.to_string(), seed.to_string(), tokens.to_string());
     let flags = ["--temperature", &temperature, "--seed", &seed, "--max-new-tokens", &tokens, "--device", "cpu"];
-    let output = repairity(&[&["generate", "--model", arg(model()), "--prompt", prompt][..], &flags].concat());
+    let output = repairity(&[&["generate", "--model", arg(model), "--prompt", prompt][..], &flags].concat());
     assert_eq!(output.status.code(), Some(0), "{}", err(&output));
     out(&output).strip_suffix('\n').unwrap().to_string()
 }
@@ -154,7 +153,7 @@ fn concurrent_streams_are_what_generate_writes_alone() {
         threads.into_iter().map(|thread| thread.join().unwrap()).collect()
     });
     for ((prompt, temperature, seed, tokens), text) in asked.iter().zip(&texts) {
-        assert_eq!(*text, generated(prompt, *temperature, *seed, *tokens), "{prompt}");
+        assert_eq!(*text, generated(&server.model(), prompt, *temperature, *seed, *tokens), "{prompt}");
     }
     assert_ne!(texts[1], texts[2]);
     assert_eq!((server.metric("sequences_finished_total"), server.metric("sequences_running")), (7.0, 0.0));
@@ -163,7 +162,7 @@ fn concurrent_streams_are_what_generate_writes_alone() {
 #[test]
 fn chunks_come_in_order_and_usage_counts_every_token() {
     let server = Server::start(&[], &[]);
-    let tokenizer = Tokenizer::load(model()).unwrap();
+    let tokenizer = Tokenizer::load(&server.model()).unwrap();
     let messages = [Message { role: "system".into(), content: "Fix it.".into() }, Message::user("def f(x):")];
     let read = prompt_tokens(&tokenizer, &messages).unwrap().len();
     let body = |stream: bool| {
@@ -232,20 +231,34 @@ fn a_stop_string_ends_the_text_before_it_wherever_its_tokens_end() {
 #[test]
 fn a_client_that_goes_away_frees_its_place() {
     let server = Server::start(&["--batch", "1"], &[]);
-    let body = chat("x", json!({"stream": true, "temperature": 1, "seed": 1})).to_string();
-    let mut gone = server.send("POST", "/v1/chat/completions", &[("Content-Type", "application/json")], &body);
-    let mut some = [0; 64];
-    gone.read_exact(&mut some).unwrap();
-    // The whole context is this answer's, and there is one place.
-    until("it runs", || server.metric("sequences_running") == 1.0);
-    let waiting = server.send("POST", "/v1/chat/completions", &[("Content-Type", "application/json")], &body);
-    until("the second waits", || server.metric("sequences_waiting") == 1.0);
-    drop((gone, waiting));
-    until("both are forgotten", || {
-        server.metric("sequences_cancelled_total") == 2.0 && server.metric("sequences_running") == 0.0
+    // There is one place, and what each of the two asks for is eight times the most likely answer, which repeats itself to the end of
+    // the context: the first is far from done, and the second waits, when both go away.
+    let body = chat("x", json!({"stream": true, "temperature": 0, "n": 8})).to_string();
+    let ask = || server.send("POST", "/v1/chat/completions", &[("Content-Type", "application/json")], &body);
+    let (mut first, second) = (ask(), ask());
+    first.read_exact(&mut [0; 64]).unwrap();
+    until("all wait but one", || (server.metric("sequences_running"), server.metric("sequences_waiting")) == (1.0, 15.0));
+    drop((first, second));
+    until("all are forgotten", || {
+        server.metric("sequences_cancelled_total") == 16.0 && server.metric("sequences_running") == 0.0
     });
     let (status, answer) = server.post("/v1/chat/completions", &chat("x", json!({"max_tokens": 3})));
     assert_eq!((status, answer["usage"]["completion_tokens"].as_u64()), (200, Some(3)));
+}
+
+#[test]
+fn more_than_may_wait_are_told_to_come_later() {
+    // One place and sixteen that wait for it.
+    let server = Server::start(&["--batch", "1"], &[]);
+    let headers = [("Content-Type", "application/json")];
+    let body = chat("x", json!({"stream": true, "temperature": 0, "n": 17})).to_string();
+    let mut first = server.send("POST", "/v1/chat/completions", &headers, &body);
+    first.read_exact(&mut [0; 64]).unwrap();
+    let (status, head, text) = server.ask("POST", "/v1/chat/completions", &headers, &body);
+    assert!(status == 429 && head.to_ascii_lowercase().contains("\r\nretry-after: 1"), "{head}");
+    assert_eq!(serde_json::from_str::<Value>(&text).unwrap()["error"]["code"], "overloaded");
+    drop(first);
+    until("there is room again", || server.post("/v1/chat/completions", &chat("x", json!({"n": 17, "max_tokens": 1}))).0 == 200);
 }
 
 #[test]
@@ -283,14 +296,20 @@ fn errors_have_openai_s_form() {
     assert_eq!(refusal("/v1/completions", json!({"prompt": "x", "echo": true})), is(400, "echo", ""));
     assert_eq!(refusal("/v1/completions", json!({"prompt": [1, 100_000]})), is(400, "prompt", ""));
     assert_eq!(refusal("/v1/embeddings", json!({})), is(404, "", "unknown_url"));
-    // One place and sixteen that wait for it.
-    assert_eq!(refusal(chats, chat("x", json!({"n": 18}))), is(429, "", "overloaded"));
+    // OpenAI's flag for a chat is its number of alternatives for a text; of none of them, the token's own is still asked for.
+    assert_eq!(refusal("/v1/completions", json!({"prompt": "x", "logprobs": 0})), is(400, "logprobs", ""));
+    // One place and sixteen that wait for it: more never fit, whoever else is there.
+    assert_eq!(refusal(chats, chat("x", json!({"n": 18}))), is(400, "n", ""));
+    assert_eq!(refusal("/v1/completions", json!({"prompt": vec!["x"; 9], "n": 2})), is(400, "n", ""));
+    let message = server.post(chats, &chat("x", json!({"n": 18}))).1["error"]["message"].to_string();
+    assert!(message.contains("from 1 to 17 expected, 18 found"), "{message}");
     let json_type = [("Content-Type", "application/json")];
     let raw = |headers: &[(&str, &str)], body: &str| server.ask("POST", chats, headers, body).0;
     assert_eq!((raw(&json_type, "{"), raw(&json_type, "[]"), raw(&[("Content-Type", "text/plain")], "{}")), (400, 400, 415));
     // The limit is told before the body is read: only its announced length is sent.
     let mut stream = TcpStream::connect(("127.0.0.1", server.port)).unwrap();
-    let head = "Host: localhost\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: 99999999\r\n\r\n";
+    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    let head = "Host: localhost\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: 4194305\r\n\r\n";
     stream.write_all(format!("POST {chats} HTTP/1.1\r\n{head}").as_bytes()).unwrap();
     let mut line = String::new();
     BufReader::new(stream).read_line(&mut line).unwrap();
@@ -306,7 +325,10 @@ fn pages_from_elsewhere_and_requests_without_the_key_are_refused() {
     assert_eq!(ask(&[("Origin", "http://localhost:3000")]).0, 200);
     let (status, head, _) = ask(&[("Origin", "https://ide.example")]);
     assert!(status == 200 && head.to_ascii_lowercase().contains("access-control-allow-origin: https://ide.example"), "{head}");
-    assert_eq!(open.ask("OPTIONS", "/v1/chat/completions", &[("Origin", "https://ide.example")], "").0, 204);
+    // The openai package for JavaScript sends headers of its own.
+    let (status, head, _) = open.ask("OPTIONS", "/v1/chat/completions", &[("Origin", "https://ide.example")], "");
+    let wanted = "access-control-allow-headers: authorization, content-type, *";
+    assert!(status == 204 && head.to_ascii_lowercase().contains(wanted), "{head}");
 
     let keyed = Server::start(&["--api-key-env", "SERVE_TEST_KEY"], &[("SERVE_TEST_KEY", "sk-test-1")]);
     let ask = |path: &str, key: &str| keyed.ask("GET", path, &[("Authorization", key)], "").0;
@@ -315,10 +337,10 @@ fn pages_from_elsewhere_and_requests_without_the_key_are_refused() {
         (200, 401, 200)
     );
 
-    let error = refused(&["serve", "--model", arg(model()), "--api-key-env", "SERVE_TEST_UNSET"]);
+    let error = refused(&["serve", "--model", arg(&open.model()), "--api-key-env", "SERVE_TEST_UNSET"]);
     assert!(error.contains("--api-key-env: the variable SERVE_TEST_UNSET is not set"), "{error}");
     let port = open.port.to_string();
-    let output = repairity(&["serve", "--model", arg(model()), "--port", &port, "--device", "cpu"]);
+    let output = repairity(&["serve", "--model", arg(&open.model()), "--port", &port, "--device", "cpu"]);
     assert_eq!((output.status.code(), out(&output).as_str()), (Some(1), ""));
     assert!(err(&output).contains(&format!("127.0.0.1:{port}: in use")), "{}", err(&output));
 }
@@ -328,7 +350,7 @@ fn an_interrupt_lets_what_runs_end_and_takes_nothing_new() {
     let mut server = Server::start(&[], &[]);
     let body = chat("x", json!({"stream": true, "temperature": 1, "seed": 1, "max_tokens": 400})).to_string();
     let mut stream = server.send("POST", "/v1/chat/completions", &[("Content-Type", "application/json")], &body);
-    until("it runs", || server.metric("sequences_running") == 1.0);
+    until("it runs, or ran", || server.metric("sequences_running") == 1.0 || server.metric("sequences_finished_total") == 1.0);
     // SAFETY: the process is ours and was not waited for, so its number is not another's.
     assert_eq!(unsafe { libc::kill(server.child.id() as i32, libc::SIGINT) }, 0);
     let mut text = String::new();

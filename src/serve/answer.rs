@@ -32,7 +32,8 @@ impl Refusal {
         json!({"error": {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}})
     }
 
-    fn failed(message: impl Into<String>) -> Refusal {
+    /// Something broke here.
+    pub fn failed(message: impl Into<String>) -> Refusal {
         Refusal::of(500, "server_error", None, message)
     }
 

@@ -107,7 +107,9 @@ impl<'a> Body<'a> {
             "web_search_options",
             "min_p",
         ];
-        if let Some(key) = REFUSED.into_iter().find(|key| self.get(key).is_some_and(set)) {
+        // A text's log-probs are asked for by the number of alternatives, and 0 still asks for the token's own.
+        let asked = |key: &&str| self.get(key).is_some_and(|value| set(value) || (*key == "logprobs" && value.is_number()));
+        if let Some(key) = REFUSED.into_iter().find(asked) {
             return Err(Refusal::bad(key, format!("{key}: not supported by this server; leave it out")));
         }
         let format = self.get("response_format").and_then(|format| format["type"].as_str());
@@ -164,9 +166,11 @@ impl<'a> Body<'a> {
             Some(count) => Some(count),
             None => self.count("max_tokens", 1, u64::MAX)?,
         };
-        let n = self.count("n", 1, CHOICES as u64)?.unwrap_or(1);
-        if n * prompts.len() > CHOICES {
-            return Err(Refusal::bad("n", format!("n: {n} answers to {} prompts are more than {CHOICES}", prompts.len())));
+        // More than the server ever holds would be told to come later for ever.
+        let most = CHOICES.min(shared.limit());
+        let n = self.count("n", 1, most as u64)?.unwrap_or(1);
+        if n * prompts.len() > most {
+            return Err(Refusal::bad("n", format!("n: {n} answers to each of {} prompts are more than {most}", prompts.len())));
         }
         let mut limits = Vec::new();
         for prompt in &prompts {

@@ -3,12 +3,11 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::Sender;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::body::Bytes;
-use axum::extract::rejection::BytesRejection;
-use axum::extract::{DefaultBodyLimit, Request as HttpRequest, State};
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::extract::{DefaultBodyLimit, FromRequest, Request as HttpRequest, State};
+use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::sse::{KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
@@ -16,16 +15,19 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde_json::{Value, json};
 
+use super::Shared;
 use super::answer::{Chunks, Form, Head, whole};
 use super::ask::{self, Ask, Refusal};
 use super::counters::add;
 use super::worker::{Job, Open};
-use super::{Shared, WAITING};
 use crate::generate::Request;
 use crate::rng::key;
 
-/// Bytes that a request's body may have.
-const BODY: usize = 16 << 20;
+/// Bytes that a request's body may have: more than the text of a long context takes, and too few to keep a reader busy for long.
+const BODY: usize = 4 << 20;
+
+/// How long a request's body may take to come.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 #[derive(Clone)]
 struct App {
@@ -51,6 +53,9 @@ pub(super) fn router(shared: Arc<Shared>, jobs: Sender<Job>) -> Router {
         .layer(from_fn_with_state(app.clone(), pass))
         .with_state(app)
 }
+
+/// Headers that a page may send. Clients add their own, such as `x-stainless-lang`; `*` does not stand for `authorization`.
+const HEADERS: &str = "authorization, content-type, *";
 
 /// Refuses whom the guard refuses; counts what is answered.
 async fn pass(State(app): State<App>, request: HttpRequest, next: Next) -> Response {
@@ -78,7 +83,7 @@ async fn pass(State(app): State<App>, request: HttpRequest, next: Next) -> Respo
         headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
         headers.insert(header::VARY, HeaderValue::from_static("Origin"));
         headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, POST"));
-        headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static("authorization, content-type"));
+        headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static(HEADERS));
     }
     app.shared.counters.answered(response.status().as_u16());
     response
@@ -113,37 +118,40 @@ async fn metrics(State(app): State<App>) -> Response {
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
 }
 
-async fn chat(State(app): State<App>, headers: HeaderMap, body: Result<Bytes, BytesRejection>) -> Result<Response, Refusal> {
-    let body = read(&headers, body)?;
-    app.answer(Form::Chat, ask::chat(&app.shared, &body)?).await
+async fn chat(State(app): State<App>, request: HttpRequest) -> Result<Response, Refusal> {
+    app.answer(Form::Chat, app.read(request, ask::chat).await?).await
 }
 
-async fn completion(
-    State(app): State<App>,
-    headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
-) -> Result<Response, Refusal> {
-    let body = read(&headers, body)?;
-    app.answer(Form::Text, ask::completion(&app.shared, &body)?).await
+async fn completion(State(app): State<App>, request: HttpRequest) -> Result<Response, Refusal> {
+    app.answer(Form::Text, app.read(request, ask::completion).await?).await
 }
 
-/// A request's JSON object.
-fn read(headers: &HeaderMap, body: Result<Bytes, BytesRejection>) -> Result<Value, Refusal> {
-    let bad = |status, message: String| Refusal::of(status, "invalid_request_error", None, message);
-    let kind = headers.get(header::CONTENT_TYPE).map(|kind| kind.to_str().unwrap_or("?"));
+fn bad(status: u16, message: impl Into<String>) -> Refusal {
+    Refusal::of(status, "invalid_request_error", None, message)
+}
+
+/// A request's body, which has to come within `patience`.
+async fn received(request: HttpRequest, patience: Duration) -> Result<Bytes, Refusal> {
+    let kind = request.headers().get(header::CONTENT_TYPE).map(|kind| kind.to_str().unwrap_or("?"));
     if let Some(kind) = kind.filter(|kind| !kind.to_ascii_lowercase().starts_with("application/json")) {
         return Err(bad(415, format!("Content-Type: application/json expected, {kind:?} found")));
     }
-    let body = body.map_err(|rejection| match rejection.status().as_u16() {
+    let late = |_| bad(408, format!("the body has to come within {} seconds", patience.as_secs()));
+    let body = tokio::time::timeout(patience, Bytes::from_request(request, &())).await.map_err(late)?;
+    body.map_err(|rejection| match rejection.status().as_u16() {
         413 => too_long(),
         status => bad(status, rejection.body_text()),
-    })?;
-    let value: Value = serde_json::from_slice(&body).map_err(|e| bad(400, format!("the body is not JSON: {e}")))?;
-    if value.is_object() { Ok(value) } else { Err(bad(400, "the body is not a JSON object".into())) }
+    })
+}
+
+/// The JSON object of a body.
+fn object(body: &[u8]) -> Result<Value, Refusal> {
+    let value: Value = serde_json::from_slice(body).map_err(|e| bad(400, format!("the body is not JSON: {e}")))?;
+    if value.is_object() { Ok(value) } else { Err(bad(400, "the body is not a JSON object")) }
 }
 
 fn too_long() -> Refusal {
-    Refusal::of(413, "invalid_request_error", None, format!("a body of at most {BODY} bytes expected"))
+    bad(413, format!("a body of at most {BODY} bytes expected"))
 }
 
 fn now() -> u64 {
@@ -158,13 +166,21 @@ fn fresh() -> u64 {
 }
 
 impl App {
+    /// What is asked for. It is read on a thread of its own, since long prompts take a while to tokenize and the HTTP side has only one.
+    async fn read(&self, request: HttpRequest, ask: fn(&Shared, &Value) -> Result<Ask, Refusal>) -> Result<Ask, Refusal> {
+        let body = received(request, PATIENCE).await?;
+        let shared = self.shared.clone();
+        let read = tokio::task::spawn_blocking(move || ask(&shared, &object(&body)?)).await;
+        read.unwrap_or_else(|e| Err(Refusal::failed(format!("the request could not be read: {e}"))))
+    }
+
     /// Hands the sequences over to the engine, and waits or streams.
     async fn answer(&self, form: Form, ask: Ask) -> Result<Response, Refusal> {
         if self.shared.is_closing() {
             return Err(Refusal::closing());
         }
         let choices = ask.n * ask.prompts.len();
-        let limit = self.shared.options.batch * (1 + WAITING);
+        let limit = self.shared.limit();
         let Some(open) = Open::take(&self.shared, choices, limit) else {
             let message = format!("{limit} sequences are being written or wait; come again later");
             return Err(Refusal::of(429, "server_error", Some("overloaded"), message));
@@ -205,5 +221,23 @@ impl App {
             }
             false => Ok(Json(whole(head, receive).await?).into_response()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+
+    use super::*;
+
+    #[test]
+    fn a_body_that_does_not_come_is_not_waited_for() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let receive = |body: Body| {
+            let request = HttpRequest::new(body);
+            runtime.block_on(received(request, Duration::ZERO)).map_err(|refusal| refusal.status)
+        };
+        assert_eq!(receive(Body::from("{}")), Ok(Bytes::from("{}")));
+        assert_eq!(receive(Body::from_stream(tokio_stream::pending::<Result<Bytes, std::io::Error>>())), Err(408));
     }
 }

@@ -129,20 +129,29 @@ impl<'a, D: Device> Worker<'a, D> {
                 }
             }
             self.forget_gone();
-            let mut told = Vec::new();
-            self.engine.step(&mut |token| {
-                told.push(token);
-                Ok(())
-            })?;
-            let counters = &self.shared.counters;
-            counters.waiting.store(self.engine.waiting() as u64, Ordering::Relaxed);
-            counters.running.store(self.engine.running() as u64, Ordering::Relaxed);
-            if !told.is_empty() {
-                add(&counters.steps, 1);
-                add(&counters.rows, told.len());
-            }
-            told.into_iter().try_for_each(|token| self.tell(token))?;
+            self.step()?;
         }
+    }
+
+    /// One step of the batch. Clients are told within it: before the next token is computed, where the device computes at once.
+    fn step(&mut self) -> Result<()> {
+        let Worker { engine, shared, active, .. } = self;
+        let counters = &shared.counters;
+        let waiting = engine.waiting();
+        let (mut rows, mut stopped) = (0, Vec::new());
+        engine.step(&mut |token| {
+            add(&counters.steps, usize::from(rows == 0));
+            add(&counters.rows, 1);
+            rows += 1;
+            if tell(active, shared, waiting, token)? {
+                stopped.push(token.request);
+            }
+            Ok(())
+        })?;
+        stopped.into_iter().for_each(|request| engine.cancel(request));
+        counters.waiting.store(engine.waiting() as u64, Ordering::Relaxed);
+        counters.running.store(engine.running() as u64, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Takes what was asked meanwhile; waits a moment where there is nothing else to do. Whether anybody can ask any more.
@@ -179,40 +188,40 @@ impl<'a, D: Device> Worker<'a, D> {
             add(&self.shared.counters.cancelled, 1);
         }
     }
+}
 
-    /// Tells a client of a token.
-    fn tell(&mut self, token: Token) -> Result<()> {
-        let Some(active) = self.active.get_mut(&token.request) else { return Ok(()) };
-        active.tokens += 1;
-        add(&self.shared.counters.written_tokens, 1);
-        // An end token is no text, even where the tokenizer takes it for an ordinary one.
-        let piece = if token.end == Some(End::Token) { None } else { active.stream.push(token.id)? };
-        let (text, stopped) = active.stops.push(&piece.unwrap_or_default());
-        active.say(text);
-        if token.end.is_none() && !stopped {
-            return Ok(());
-        }
-        self.engine.cancel(token.request);
-        let Some(mut active) = self.active.remove(&token.request) else { return Ok(()) };
-        let mut reason = if stopped || token.end == Some(End::Token) { "stop" } else { "length" };
-        if !stopped {
-            let (text, stopped) = active.stops.push(&active.stream.finish()?.unwrap_or_default());
-            let rest = if stopped { text } else { text + &active.stops.finish() };
-            if stopped {
-                reason = "stop";
-            }
-            if !rest.is_empty() {
-                let _ = active.events.send(Event::Text(active.choice, rest));
-            }
-        }
-        let counters = &self.shared.counters;
-        add(&counters.finished, 1);
-        add(&counters.micros, active.since.elapsed().as_micros() as usize);
-        // Whoever reads the answer may read the metrics next.
-        counters.running.store(self.engine.running() as u64, Ordering::Relaxed);
-        let _ = active.events.send(Event::End { choice: active.choice, reason, tokens: active.tokens });
-        Ok(())
+/// Tells a client of a token. Whether a stop string ended its sequence, which the engine does not know. `waiting` of the active ones
+/// have no place.
+fn tell(active: &mut BTreeMap<usize, Active>, shared: &Shared, waiting: usize, token: Token) -> Result<bool> {
+    let Some(own) = active.get_mut(&token.request) else { return Ok(false) };
+    own.tokens += 1;
+    add(&shared.counters.written_tokens, 1);
+    // An end token is no text, even where the tokenizer takes it for an ordinary one.
+    let piece = if token.end == Some(End::Token) { None } else { own.stream.push(token.id)? };
+    let (text, stopped) = own.stops.push(&piece.unwrap_or_default());
+    own.say(text);
+    if token.end.is_none() && !stopped {
+        return Ok(false);
     }
+    let Some(mut own) = active.remove(&token.request) else { return Ok(false) };
+    let mut reason = if stopped || token.end == Some(End::Token) { "stop" } else { "length" };
+    if !stopped {
+        let (text, stopped) = own.stops.push(&own.stream.finish()?.unwrap_or_default());
+        let rest = if stopped { text } else { text + &own.stops.finish() };
+        if stopped {
+            reason = "stop";
+        }
+        if !rest.is_empty() {
+            let _ = own.events.send(Event::Text(own.choice, rest));
+        }
+    }
+    let counters = &shared.counters;
+    add(&counters.finished, 1);
+    add(&counters.micros, own.since.elapsed().as_micros() as usize);
+    // Whoever reads the answer may read the metrics next.
+    counters.running.store((active.len() - waiting) as u64, Ordering::Relaxed);
+    let _ = own.events.send(Event::End { choice: own.choice, reason, tokens: own.tokens });
+    Ok(stopped && token.end.is_none())
 }
 
 impl Active {
