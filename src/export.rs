@@ -6,6 +6,8 @@ mod card;
 mod merge;
 
 use std::fs::{self, File};
+use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
@@ -68,10 +70,8 @@ const LICENSES: [&str; 4] = ["LICENSE", "LICENCE", "NOTICE", "USE_POLICY"];
 /// Writes the folder. Errors: a folder that is there already and holds something; an adapter that does not fit, by its tensor; a
 /// number that the type does not hold; a full disk. After an error, or an interrupt, there is no folder.
 pub fn export(options: &Options) -> Result<Exported> {
-    let Options { model, adapter, out, .. } = options;
-    if fs::read_dir(out).is_ok_and(|mut entries| entries.next().is_some()) || out.is_file() {
-        return Err(Error::input(out.display(), "a folder that does not exist or is empty expected; nothing is written over"));
-    }
+    let Options { model, adapter, .. } = options;
+    let out = &place(&options.out)?;
     let config = Config::load(model)?;
     let (files, listed) = checkpoint::files_of(model)?;
     // Each of the files is looked at before anything is written.
@@ -137,6 +137,26 @@ pub fn export(options: &Options) -> Result<Exported> {
 
 const MANIFEST: &str = "manifest.json";
 
+/// Where the folder is written: at the end of a link. An [`Error::Input`] where a rename to it would fail.
+fn place(out: &Path) -> Result<PathBuf> {
+    let wrong = |what: &str| Err(Error::input(out.display(), what));
+    if out.file_name().is_none() {
+        return wrong("not a folder's name");
+    }
+    if fs::symlink_metadata(out).is_err_and(|e| e.kind() == ErrorKind::NotFound) {
+        return Ok(out.to_path_buf());
+    }
+    let place = fs::canonicalize(out).map_err(|e| Error::io(out, e))?;
+    if !fs::read_dir(&place).is_ok_and(|mut entries| entries.next().is_none()) {
+        return wrong("a folder that does not exist or is empty expected; nothing is written over");
+    }
+    let device = |folder: &Path| fs::metadata(folder).map(|data| data.dev()).map_err(|e| Error::io(folder, e));
+    match place.parent() {
+        Some(parent) if device(parent)? == device(&place)? => Ok(place),
+        _ => wrong("a file system is mounted there, which no folder can replace; name one below it"),
+    }
+}
+
 /// The run folder that a path lies in: the nearest folder above it with a manifest of ours.
 fn run_above(path: &Path) -> Option<PathBuf> {
     let whole = fs::canonicalize(path).ok()?;
@@ -182,7 +202,11 @@ impl Growing {
     fn beside(out: &Path) -> Result<Growing> {
         let name = out.file_name().ok_or_else(|| Error::input(out.display(), "not a folder's name"))?;
         let folder = out.with_file_name(format!(".{}.{}{TEMPORARY}", name.to_string_lossy(), std::process::id()));
-        fs::create_dir_all(&folder).map_err(|e| Error::io(out, e))?;
+        // A process with this number may have been killed over it.
+        match fs::remove_dir_all(&folder) {
+            Err(e) if e.kind() != ErrorKind::NotFound => return Err(Error::io(&folder, e)),
+            _ => fs::create_dir_all(&folder).map_err(|e| Error::io(out, e))?,
+        }
         Ok(Growing { folder })
     }
 

@@ -33,6 +33,7 @@ use crate::device::{Device, Sampling};
 use crate::error::{Error, Result};
 use crate::generate::{self, Request};
 use crate::model::{Adapter, Decoder};
+use crate::problem::check::BYTE_ORDER_MARK;
 use crate::problem::own::{self, Own, OwnProblem};
 use crate::problem::{self, Checker};
 use crate::prompt;
@@ -185,15 +186,16 @@ impl Task {
         let bytes = fs::read(&own.file).map_err(|e| Error::io(&own.file, e))?;
         let wrong = |what: String| Error::input(own.file.display(), what);
         let text = String::from_utf8(bytes).map_err(|e| wrong(format!("a text in UTF-8 is expected: {e}")))?;
-        if text.trim().is_empty() {
+        let plain = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&text);
+        if plain.trim().is_empty() {
             return Err(wrong("a program is expected, the file is empty".into()));
         }
         let described = own::read(checker, own, &text)?;
-        let count = text.lines().count();
+        let count = plain.lines().count();
         let lines = match part {
             Part::Whole => None,
             Part::Function(name) => {
-                let found = problem::definition(&text, name, &described.problem.language);
+                let found = problem::definition(plain, name, &described.problem.language);
                 Some(found.ok_or_else(|| wrong(format!("one definition of `{name}` is expected, none or several were found")))?)
             }
             Part::Lines([first, last]) if *first == 0 || first > last || *last > count => {
@@ -207,6 +209,12 @@ impl Task {
         let before = checker.check(&described.problem, &text)?;
         if let Some(reason) = untestable(&before) {
             let at = own.tests.as_ref().map_or("the tests".to_string(), |tests| tests.display().to_string());
+            // A list of problems has a key where the command line has an option.
+            let option = "--runner NAME says whose it is, --runner exit_code";
+            let reason = match own.command.is_some() && reason.starts_with(NO_REPORT) {
+                true => format!("{reason}; {option} trusts the exit code alone"),
+                false => reason.replace("`runner = \"exit_code\"`", option),
+            };
             return Err(Error::input(at, format!("the tests cannot be run: {reason}")));
         }
         Ok(Task { file: own.file.clone(), text, lines, before, own: described })
@@ -224,7 +232,7 @@ impl Task {
 
     /// What the user says to the model.
     pub fn prompt(&self, instruction: &str) -> String {
-        let text = self.text.trim_start_matches('\u{feff}').replace("\r\n", "\n");
+        let text = self.text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&self.text).replace("\r\n", "\n");
         let shown = match self.lines {
             Some([first, last]) => text.split_inclusive('\n').skip(first - 1).take(last + 1 - first).collect(),
             None => text,
@@ -391,6 +399,9 @@ fn check_reward_model(folder: &Path) -> Result<()> {
     }
 }
 
+/// What a verdict says where a command ends well and its runner was not heard.
+const NO_REPORT: &str = "exit code 0, but no report";
+
 /// Why tests say nothing about the file, if they do not: they could not be run, or there are none.
 fn untestable(verdict: &Verdict) -> Option<&str> {
     let reason = verdict.reason.as_str();
@@ -398,6 +409,7 @@ fn untestable(verdict: &Verdict) -> Option<&str> {
         "the tests cannot be read",
         "the tests' setup",
         "the command's report is of no runner",
+        NO_REPORT,
         "no test ran",
         "every test was skipped",
     ];

@@ -6,11 +6,13 @@ mod program;
 mod tiny;
 
 use std::fs;
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 
 use program::{arg, checkpoint, err, out, refused, repairity};
 use repairity::checkpoint::{Named, Storage, Tensors, read_json, write_json, write_tensors};
 use repairity::device::Cpu;
+use repairity::export::{self, Options};
 use repairity::model::{Architecture, Config};
 use repairity::recipe::Recipe;
 use repairity::record::write_jsonl;
@@ -208,7 +210,7 @@ fn a_reward_model_takes_the_adapter_s_head() {
     let (base, lora, merged) = (golden("reward"), golden("reward-lora/adapter"), folder.path().join("merged"));
     export(&base, &lora, &merged, &[]);
     assert!(assert_merged(&base, &lora, &merged, 0.0, 0.0) > 0);
-    let head = |tensors: Tensors, name: &str| -> Vec<f32> { tensors.read(name, &tensors.shape(name).unwrap().to_vec()).unwrap() };
+    let head = |tensors: Tensors, name: &str| -> Vec<f32> { tensors.read(name, tensors.shape(name).unwrap()).unwrap() };
     let own = head(Tensors::open_files(&[lora.join("adapter_model.safetensors")]).unwrap(), "base_model.model.score.weight");
     assert_eq!(head(Tensors::open_folder(&merged).unwrap(), "score.weight"), own);
     let card = fs::read_to_string(merged.join("README.md")).unwrap();
@@ -236,6 +238,43 @@ fn what_does_not_fit_is_refused_and_nothing_is_written() {
     fs::create_dir(at("empty")).unwrap();
     export(&at("base"), &at("adapter"), &at("empty"), &[]);
     assert!(at("empty").join("README.md").is_file());
+    // So is one that a link leads to, and the link stays.
+    fs::create_dir(at("disk")).unwrap();
+    symlink(at("disk"), at("link")).unwrap();
+    export(&at("base"), &at("adapter"), &at("link"), &[]);
+    assert!(at("disk").join("README.md").is_file() && fs::symlink_metadata(at("link")).unwrap().is_symlink());
+    symlink(at("nowhere"), at("lost")).unwrap();
+    refused(&[&args[..], &[arg(&at("adapter")), "--out", arg(&at("lost"))]].concat());
+    assert!(fs::symlink_metadata(at("lost")).unwrap().is_symlink());
+}
+
+#[test]
+fn a_mount_point_is_refused() {
+    let device = |path: &Path| fs::metadata(path).map(|data| data.dev()).ok();
+    let empty = |path: &PathBuf| {
+        fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none())
+            && path.parent().is_some_and(|parent| device(parent) != device(path))
+    };
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let Some(mount) = mounts.lines().filter_map(|line| line.split(' ').nth(1)).map(PathBuf::from).find(empty) else {
+        println!("skipped: no empty folder is a mount point here");
+        return;
+    };
+    let error = refused(&["export", "--model", arg(&golden("qwen2")), "--out", arg(&mount)]);
+    assert!(error.contains("a file system is mounted there, which no folder can replace"), "{error}");
+}
+
+#[test]
+fn what_a_killed_export_left_is_not_taken_along() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    // As a process with this one's number left it.
+    let left = at(&format!(".out.{}.repairity", std::process::id()));
+    fs::create_dir(&left).unwrap();
+    fs::write(left.join("model-00009-of-00009.safetensors"), "old").unwrap();
+    export::export(&Options { model: golden("qwen2"), adapter: None, out: at("out"), run: None, dtype: None }).unwrap();
+    assert_eq!(shards(&at("out")), ["model.safetensors"]);
+    assert!(!left.exists());
 }
 
 #[test]
@@ -252,6 +291,7 @@ fn the_card_tells_what_the_run_folder_holds_and_no_secret() {
     write_json(&path, &config).unwrap();
 
     let mut recipe = Recipe { out: "runs/not-told".into(), seed: 23, ..Recipe::default() };
+    recipe.policy.model = "models/base".into();
     recipe.problems.suite = "mbpp".into();
     recipe.teacher.base_url = Some("https://user:hunter2@llm.example/v1?key=hunter3".into());
     let stage = json!({"name": "sft", "state": "done", "seconds": 1.0, "device": "cpu", "version": "0.1.0", "inputs": {},
@@ -292,4 +332,18 @@ fn the_card_tells_what_the_run_folder_holds_and_no_secret() {
         assert!(card.contains(part), "{part:?} is not in\n{card}");
     }
     assert!(!card.contains("hunter") && !card.contains("not-told"), "{card}");
+
+    // The base as the run names it is a folder, wherever that lies by now; what a configuration names is one that it was made from.
+    config["base_model_name_or_path"] = json!(recipe.policy.model);
+    write_json(&path, &config).unwrap();
+    let model = at("base").join("config.json");
+    let mut config = read_json(&model).unwrap();
+    config["_name_or_path"] = json!("other/model");
+    write_json(&model, &config).unwrap();
+    export(&at("base"), &run.join("ppo/adapter"), &at("named"), &[]);
+    let card = fs::read_to_string(at("named").join("README.md")).unwrap();
+    assert!(
+        card.starts_with("---\n# base_model: the hub's name of base\n") && !card.contains("https://huggingface.co"),
+        "{card}"
+    );
 }

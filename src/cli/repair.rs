@@ -4,12 +4,13 @@ use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use repairity::device::Sampling;
 use repairity::error::{Error, Result};
 use repairity::problem::Checker;
 use repairity::problem::own::Own;
 use repairity::prompt::P_TRACE;
-use repairity::record::Verdict;
+use repairity::record::{Runner, Verdict};
 use repairity::repair::{self, Models, Part, Report, Sample, Settings, Task};
 use repairity::sandbox::Mode;
 use repairity::telemetry::{self, interrupt};
@@ -29,6 +30,9 @@ pub struct Args {
     /// What tests it instead, in a copy of --root: 'python3 -m unittest -q', 'cargo test', 'go test ./...'
     #[arg(long, value_name = "COMMAND")]
     test_command: Option<String>,
+    /// Whose report --test-command prints; left out, by its words or by the report
+    #[arg(long, value_name = "NAME", requires = "test_command", value_parser = runners())]
+    runner: Option<Runner>,
     /// The project's folder; left out, the tests see their two files alone, and a command the file's folder
     #[arg(long, value_name = "DIR")]
     root: Option<PathBuf>,
@@ -163,6 +167,7 @@ impl Args {
             file: self.file.clone(),
             tests: self.tests.clone(),
             command: self.test_command.clone(),
+            runner: self.runner,
             root: self.root.clone(),
             description: self.description.clone(),
             language: self.language.clone(),
@@ -249,6 +254,12 @@ fn told(verdict: &Verdict) -> String {
     let outcome = json!(verdict.verdict);
     let outcome = outcome.as_str().unwrap_or_default();
     visible(if verdict.reason.is_empty() { outcome.to_owned() } else { format!("{outcome}: {}", verdict.reason) }.as_str())
+}
+
+/// The runners by the names that a list of problems has for them.
+fn runners() -> impl TypedValueParser<Value = Runner> {
+    let names = ["unittest", "pytest", "cargo", "go", "junit", "node", "exit_code"];
+    PossibleValuesParser::new(names).try_map(|name| serde_json::from_value::<Runner>(json!(name)))
 }
 
 fn lines(text: &str) -> std::result::Result<[usize; 2], String> {

@@ -61,7 +61,7 @@ pub(super) fn write(options: &Options, config: &Config, run: Option<&Path>) -> R
     let run = run.map(Run::open).transpose()?;
     let run = run.as_ref();
     let name = file_name(&options.out);
-    let base = Base::of(options);
+    let base = Base::of(options, run);
     let exported = run.and_then(|run| run.exported(options));
     let mut card = front(&name, &base, config, run, exported);
     let _ = write!(card, "\n# {name}\n\n{}", what(options, &base, config, run, exported));
@@ -92,17 +92,21 @@ struct Base {
 }
 
 impl Base {
-    fn of(options: &Options) -> Base {
-        let named = |path: &Path, key: &str| read_json(path).ok().and_then(|json| json[key].as_str().and_then(hub_name));
-        let cached = fs::canonicalize(&options.model).ok().and_then(|path| {
-            let folder =
-                path.ancestors().find_map(|folder| folder.file_name()?.to_str()?.strip_prefix("models--").map(String::from))?;
+    fn of(options: &Options, run: Option<&Run>) -> Base {
+        let model = fs::canonicalize(&options.model).unwrap_or(options.model.clone());
+        let cached = model.ancestors().find_map(|folder| {
+            let folder = folder.file_name()?.to_str()?.strip_prefix("models--")?;
             hub_name(&folder.replacen("--", "/", 1))
         });
-        let adapter = options.adapter.as_ref();
-        let hub = cached
-            .or_else(|| named(&options.model.join("config.json"), "_name_or_path"))
-            .or_else(|| adapter.and_then(|folder| named(&folder.join("adapter_config.json"), "base_model_name_or_path")));
+        // An adapter names its base as it was loaded, which may be from a folder: a run's always is.
+        let adapter = options.adapter.as_ref().and_then(|folder| {
+            let json = read_json(&folder.join("adapter_config.json")).ok()?;
+            let name = json["base_model_name_or_path"].as_str()?;
+            let is_folder = model.ends_with(name) || run.is_some_and(|run| run.recipe.policy.model == Path::new(name));
+            let is_folder = is_folder || name.split('/').next().is_some_and(|owner| Path::new(owner).exists());
+            if is_folder { None } else { hub_name(name) }
+        });
+        let hub = cached.or(adapter);
         let card = fs::read_to_string(options.model.join("README.md")).unwrap_or_default();
         let front = card.strip_prefix("---\n").and_then(|rest| rest.split_once("\n---")).map_or("", |(front, _)| front);
         let license = front.lines().filter(|line| line.starts_with("license")).map(String::from).collect();
@@ -117,13 +121,13 @@ impl Base {
     }
 }
 
-/// `owner/name`, if the text is one and no path of this machine.
+/// `owner/name`, if the text is one.
 fn hub_name(text: &str) -> Option<String> {
     let plain = |part: &str| {
         !part.is_empty() && !part.starts_with('.') && part.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
     };
     let (owner, name) = text.split_once('/')?;
-    (plain(owner) && plain(name) && !Path::new(text).exists()).then(|| text.to_string())
+    (plain(owner) && plain(name)).then(|| text.to_string())
 }
 
 fn quoted(text: &str) -> String {

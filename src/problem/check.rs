@@ -36,6 +36,9 @@ const SPLIT: &str = concat!(include_str!("check/codec.py"), include_str!("check/
 const SERVE: &str = concat!(include_str!("check/codec.py"), include_str!("check/graph.py"), include_str!("check/serve.py"));
 const BESIDE: &str = concat!(include_str!("check/codec.py"), include_str!("check/graph.py"), include_str!("check/beside.py"));
 
+/// What some editors write before a text in UTF-8.
+pub(crate) const BYTE_ORDER_MARK: char = '\u{feff}';
+
 /// Wall-clock time for the trusted process to read a batch of tests.
 const PLANNING: Duration = Duration::from_secs(30);
 /// How many problems' tests one trusted process reads.
@@ -265,7 +268,8 @@ impl Checker {
         let start = Instant::now();
         let (verdict, reason) = match &problem.check.form {
             _ if answer.trim().is_empty() => (Outcome::Refused, "the answer holds no code".into()),
-            Form::Statements => self.statements(problem, answer)?,
+            // Python reads past a mark in a file, not in a text.
+            Form::Statements => self.statements(problem, answer.strip_prefix(BYTE_ORDER_MARK).unwrap_or(answer))?,
             Form::Command(form) => self.command(problem, form, answer)?,
             Form::Patch(form) => self.patch(problem, form, answer)?,
             Form::Calls { .. } => self.calls(problem, answer)?,

@@ -16,7 +16,32 @@ def _called(tree):
 
 
 def _is_main(node):
-    return isinstance(node, ast.If) and "__name__" in ast.unparse(node.test)
+    return isinstance(node, ast.If) and ast.unparse(node.test) in ("__name__ == '__main__'", "'__main__' == __name__")
+
+
+# What runs when the file is run. An exit would end the tests' process: what it is given says whether they passed.
+def _statements(tree):
+    for node in tree.body:
+        for node in node.body if _is_main(node) else [node]:
+            call = node.value if isinstance(node, ast.Expr) else None
+            if isinstance(call, ast.Call) and ast.unparse(call.func) in ("exit", "sys.exit"):
+                yield from ast.parse("".join("assert %s in (None, 0)" % ast.unparse(code) for code in call.args)).body
+            elif not isinstance(call, ast.Constant):
+                yield node
+
+
+# Whether something among what runs can fail: a definition runs if what runs names it, or a decorator takes it.
+def _tests(statements):
+    is_idle = lambda node: hasattr(node, "decorator_list") and not node.decorator_list
+    idle = {node.name: node for node in statements if is_idle(node)}
+    running = [node for node in statements if not is_idle(node)]
+    while running:
+        for node in ast.walk(running.pop()):
+            if isinstance(node, (ast.Assert, ast.Raise)):
+                return True
+            if isinstance(node, ast.Name) and node.id in idle:
+                running.append(idle.pop(node.id))
+    return False
 
 
 def _kind(source, module):
@@ -28,8 +53,9 @@ def _kind(source, module):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.name.startswith("test") and node.name not in called \
                 or isinstance(node, ast.ClassDef) and node.name.startswith("Test"):
             return ["pytest"]
+    statements = list(_statements(tree))
     setup, tests, before = [], [], []
-    for node in tree.body:
+    for node in statements:
         if isinstance(node, ast.Import) and any(name.name.split(".")[0] == module for name in node.names):
             return ["broken", "plain assertions know what the file defines by its own names: `from %s import ...` is expected "
                     "in the place of `import %s`" % (module, module)]
@@ -40,16 +66,14 @@ def _kind(source, module):
         if isinstance(node, (ast.Import, ast.ImportFrom)):
             setup.append(ast.unparse(node))
             continue
-        if _is_main(node) or isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
-            continue
         before.append(ast.unparse(node))
         if isinstance(node, ast.Assert):
             tests.append("\n".join(before))
             before = []
-    if before and any(isinstance(node, (ast.Assert, ast.Raise)) for node in ast.walk(tree)):
+    if not _tests(statements):
+        return ["broken", "no test is in it: assertions that run, unittest classes or functions named test... are expected"]
+    if before:
         tests.append("\n".join(before))
-    if not tests:
-        return ["broken", "no test is in it: assertions, unittest classes or functions named test... are expected"]
     return ["statements", "\n".join(setup)] + tests
 
 

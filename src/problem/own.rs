@@ -10,11 +10,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use super::Checker;
+use super::check::BYTE_ORDER_MARK;
 use super::check::command::Scratch;
 use super::check::value::Value;
 use super::folder::{self, Item};
 use crate::error::{Error, Result};
-use crate::record::{Check, Extra, Problem};
+use crate::record::{Check, Extra, Problem, Runner};
 
 const READ: &str = concat!(include_str!("check/codec.py"), include_str!("own.py"));
 
@@ -31,6 +32,8 @@ pub struct Own {
     pub tests: Option<PathBuf>,
     /// What a shell runs to test it, in the folder `root`.
     pub command: Option<String>,
+    /// Whose report the command prints; by the command, or else by the report, without it.
+    pub runner: Option<Runner>,
     /// The project's folder; the file's own where only a command is given.
     pub root: Option<PathBuf>,
     /// What the code has to do.
@@ -80,7 +83,8 @@ pub fn read(checker: &Checker, own: &Own, text: &str) -> Result<OwnProblem> {
     }
     let source = fs::read_to_string(tests).map_err(|e| Error::io(tests, e))?;
     let module = name.strip_suffix(".py").unwrap_or(name);
-    match kind(checker, tests, &source, module)? {
+    let source = source.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&source);
+    match kind(checker, tests, source, module)? {
         Tests::Statements { .. } if own.root.is_some() => {
             let what = "plain assertions cannot see a project's folder; --root needs unittest classes or pytest functions";
             Err(Error::input(tests.display(), what))
@@ -153,6 +157,7 @@ fn in_folder(own: &Own, command: String, root: Option<PathBuf>, staged: Option<S
         id: file_name(&own.file)?.to_owned(),
         file: place(&own.file)?,
         tests: own.tests.as_deref().map(place).transpose()?.map(|tests| vec![tests]),
+        runner: own.runner.or_else(|| runner_of(&command)),
         command,
         function: None,
         lines: None,
@@ -160,7 +165,6 @@ fn in_folder(own: &Own, command: String, root: Option<PathBuf>, staged: Option<S
         timeout_s: own.timeout_s.unwrap_or(COMMAND_S),
         language: own.language.clone(),
         reference: None,
-        runner: None,
         twins: true,
         tests_run: None,
         reads: own.reads.iter().map(|path| path.canonicalize().map_err(|e| Error::io(path, e))).collect::<Result<_>>()?,
@@ -168,6 +172,40 @@ fn in_folder(own: &Own, command: String, root: Option<PathBuf>, staged: Option<S
     };
     let problem = folder::problem(&own.file.display().to_string(), &root, item)?;
     Ok(OwnProblem { problem, _staged: staged })
+}
+
+/// The runner that a command starts by its words, if it is one alone. A file that does not compile, or runs without an end, lets no
+/// runner report.
+fn runner_of(command: &str) -> Option<Runner> {
+    let mut found: Vec<Runner> = command.split([';', '&', '|', '\n']).filter_map(started).collect();
+    found.dedup();
+    match found[..] {
+        [runner] => Some(runner),
+        _ => None,
+    }
+}
+
+/// The runner that one command without `;`, `&` and `|` starts.
+fn started(command: &str) -> Option<Runner> {
+    let words: Vec<&str> = command.split_whitespace().collect();
+    words.iter().enumerate().find_map(|(at, word)| {
+        let rest = &words[at + 1..];
+        let name = word.rsplit('/').next().unwrap_or(word);
+        let module = || match rest.iter().skip_while(|word| **word != "-m").nth(1) {
+            Some(&"pytest") => Some(Runner::Pytest),
+            Some(&"unittest") => Some(Runner::Unittest),
+            _ => None,
+        };
+        match name {
+            "cargo" => rest.contains(&"test").then_some(Runner::Cargo),
+            "go" => rest.contains(&"test").then_some(Runner::Go),
+            "node" => rest.contains(&"--test").then_some(Runner::Node),
+            "mvn" | "mvnw" | "gradle" | "gradlew" => Some(Runner::Junit),
+            "pytest" | "py.test" => Some(Runner::Pytest),
+            _ if name.starts_with("python") => module(),
+            _ => None,
+        }
+    })
 }
 
 /// Asks the trusted process what the tests are.
@@ -209,4 +247,29 @@ fn file_name(path: &Path) -> Result<&str> {
 /// A word for a shell.
 fn quoted(word: &str) -> String {
     format!("'{}'", word.replace('\'', "'\\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_s_words_tell_the_runner() {
+        for (command, runner) in [
+            ("cargo test --offline", Some(Runner::Cargo)),
+            ("cd core && RUST_BACKTRACE=1 timeout 9 cargo +stable test", Some(Runner::Cargo)),
+            ("go test ./...", Some(Runner::Go)),
+            ("node --test test/", Some(Runner::Node)),
+            ("./gradlew -q check", Some(Runner::Junit)),
+            ("python3 -m unittest -q", Some(Runner::Unittest)),
+            (".venv/bin/python -W error -m pytest -q tests", Some(Runner::Pytest)),
+            ("poetry run pytest", Some(Runner::Pytest)),
+            ("make test", None),
+            ("cargo build", None),
+            ("python3 tests.py", None),
+            ("cargo test && pytest", None),
+        ] {
+            assert_eq!(runner_of(command), runner, "{command}");
+        }
+    }
 }

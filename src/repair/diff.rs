@@ -5,9 +5,8 @@ use std::path::{Component, Path};
 
 use similar::{DiffOp, TextDiff};
 
+use crate::problem::check::BYTE_ORDER_MARK;
 use crate::problem::replaced;
-
-const BYTE_ORDER_MARK: char = '\u{feff}';
 
 /// The text of a file with an answer in the place of its lines (first and last, from 1), or of all of it. New lines end as most of
 /// the file's do.
