@@ -128,7 +128,7 @@ fn whole(folder: &Path) -> Run {
         }
         metrics += &format!("{line}\n");
         let epochs = json!([{"ratio": if step == 1 { 0.0 } else { 1.0 }, "clip_fraction": 0.1, "entropy": 1.0, "value_loss": null}, {"clip_fraction": 0.3, "entropy": 0.5, "value_loss": 2.0}]);
-        let line = json!({"stage": "ppo", "step": step, "score": -1.0, "reward": 0.5, "kl": 0.1, "length": 12, "explained_variance": null, "epochs": epochs});
+        let line = json!({"stage": "ppo", "step": step, "score": -1.0, "reward": 0.5, "kl": 0.1, "length": 12, "lr": 1e-5, "critic_lr": 1e-4, "explained_variance": null, "epochs": epochs});
         metrics += &format!("{line}\n");
     }
     run.write("metrics.jsonl", &metrics);
@@ -164,8 +164,8 @@ fn the_page_holds_the_whole_run() {
         // Three of four pairs are right with a confidence of σ(ln 3) = 0.75.
         "<dd>75.0 % <small>30.1 to 95.4 with 95 %</small>",
         "<dt>expected calibration error</dt><dd>0.000 ",
-        "<td class=\"n\">90 s</td>",
-        "<td class=\"n\">2.0 h</td>",
+        "<td class=\"n\">1 min 30 s</td>",
+        "<td class=\"n\">2 h</td>",
         "1000 + 2000",
         "The teacher is a script, which costs nothing.",
         "8 of 10 pairs labelled",
@@ -185,7 +185,7 @@ fn the_page_holds_the_whole_run() {
     };
     // value_loss is null in one epoch, explained_variance in all.
     for name in
-        ["gpu-busy", "gpu-power", "pass-rate", "pass-rate-by-kind", "ppo-value-loss", "reward-calibration", "sft-loss", "time"]
+        ["gpu-busy", "gpu-power", "pass-rate", "ppo-learning-rate", "ppo-value-loss", "reward-calibration", "sft-loss", "time"]
     {
         assert!(plots.contains(&format!("{name}.svg")), "{name} is not among {plots:?}");
     }
@@ -193,6 +193,24 @@ fn the_page_holds_the_whole_run() {
     // Four iterations of two epochs, but for one epoch in which the policy waited.
     let clip = run.read("plots/ppo-clip-fraction.svg");
     assert_eq!((clip.matches("<circle").count(), clip.matches("<polyline").count()), (7, 1), "{clip}");
+}
+
+/// A process that was killed leaves half a line, and a later one may have appended to it.
+#[test]
+fn half_a_line_ended_the_report() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = whole(folder.path());
+    for name in ["metrics.jsonl", "teacher.jsonl", "gpu.jsonl"] {
+        let before = run.read(name);
+        run.write(name, &format!("{{\"stage\": \"sf\n{before}{{\"stage\""));
+    }
+    report::run(&run.recipe).unwrap();
+    assert!(
+        run.read("report.md").contains("| sft | 4 steps, loss 0.2500, validation loss 0.5000 |"),
+        "{}",
+        run.read("report.md")
+    );
+    assert!(run.read("report.html").contains("1000 + 2000"));
 }
 
 #[test]

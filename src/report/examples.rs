@@ -290,6 +290,14 @@ mod tests {
     }
 
     #[test]
+    fn a_lone_carriage_return_ended_the_report_in_a_panic() {
+        let diff = Diff::new("x=1", "x = 1\ry = 2");
+        let lines: Vec<(char, String)> = diff.lines.iter().map(|line| (line.sign, text(line).replace(['[', ']'], ""))).collect();
+        let expected = [('@', "@@ -1,1 +1,1 @@"), ('-', "x=1"), ('+', "x = 1\ry = 2")];
+        assert_eq!(lines, expected.map(|(sign, text)| (sign, text.to_string())));
+    }
+
+    #[test]
     fn long_texts_are_cut_with_a_note() {
         let long: String = (0..500).map(|i| format!("{i}\n")).collect();
         let text = Text::new(&long, usize::MAX, 3);
