@@ -11,12 +11,12 @@ use crate::model::{Config, Decoder};
 use crate::plan::stages::Metered;
 use crate::plan::table::gigabytes;
 use crate::plan::{self, Models, shapes};
+use crate::problem;
 use crate::problem::toolchain::{self, Language};
-use crate::problem::{self, Options};
 use crate::recipe::{DeviceChoice, Provider, Recipe, SandboxChoice, Train};
 use crate::run::{self, StageSpec};
 use crate::sandbox::{Mode, Sandbox, python::Python};
-use crate::stage::Files;
+use crate::stage::{Files, problems::options};
 use crate::tokenizer::Tokenizer;
 
 use super::ask::described;
@@ -138,16 +138,7 @@ fn device(all: &mut Findings, recipe: &Recipe, here: &Here) -> bool {
 
 fn suite(all: &mut Findings, recipe: &Recipe) {
     let settings = &recipe.problems;
-    let options = Options {
-        variant: settings.variant.clone(),
-        subset: settings.subset.clone(),
-        version: settings.version.clone(),
-        ids: settings.ids.clone(),
-        extra_inputs: settings.extra_inputs.clone(),
-        repos: settings.repos.clone(),
-        test_command: settings.test_command.clone(),
-        reads: settings.reads.clone(),
-    };
+    let options = options(settings);
     let seed = settings.seed.unwrap_or(recipe.seed);
     let problems = match problem::load(&settings.suite, settings.path.as_deref(), seed, settings.count, &options) {
         Ok(problems) => problems,

@@ -9,15 +9,13 @@ use super::{Files, checker};
 use crate::error::Result;
 use crate::hygiene;
 use crate::problem::{self, Options};
-use crate::recipe::Recipe;
+use crate::recipe::{Problems, Recipe};
 use crate::record::write_jsonl;
 use crate::telemetry::Progress;
 
-/// Runs the stage. Returns what came of it.
-pub fn run(recipe: &Recipe) -> Result<String> {
-    let (files, settings) = (Files::of(recipe), &recipe.problems);
-    let seed = settings.seed.unwrap_or(recipe.seed);
-    let options = Options {
+/// How a recipe's benchmark is read.
+pub fn options(settings: &Problems) -> Options {
+    Options {
         variant: settings.variant.clone(),
         subset: settings.subset.clone(),
         version: settings.version.clone(),
@@ -26,7 +24,14 @@ pub fn run(recipe: &Recipe) -> Result<String> {
         repos: settings.repos.clone(),
         test_command: settings.test_command.clone(),
         reads: settings.reads.clone(),
-    };
+    }
+}
+
+/// Runs the stage. Returns what came of it.
+pub fn run(recipe: &Recipe) -> Result<String> {
+    let (files, settings) = (Files::of(recipe), &recipe.problems);
+    let seed = settings.seed.unwrap_or(recipe.seed);
+    let options = options(settings);
     let mut problems = problem::load(&settings.suite, settings.path.as_deref(), seed, settings.count, &options)?;
     let checker = checker(recipe)?;
     let mut dropped = Vec::new();

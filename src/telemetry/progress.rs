@@ -233,8 +233,8 @@ impl Progress {
             words += &format!(" {}", self.unit);
         }
         let (seconds, done) = (now.saturating_duration_since(self.start).as_secs_f64(), at.done.saturating_sub(self.before));
-        // The first second tells little.
-        if done > 0 && seconds >= 1.0 {
+        // The first second tells little, and so do the first few of many parts.
+        if done > 0 && seconds >= 1.0 && (100 * done >= self.total || seconds >= 10.0) {
             if at.done < self.total {
                 words += &format!(", {} left", words::duration(seconds / done as f64 * (self.total - at.done) as f64));
             }
@@ -352,6 +352,23 @@ mod tests {
         let expected =
             "sft: 3/10 steps, 2.3 s left, loss 1.0\nsft: 5/10 steps, 2.5 s left, loss 1.0\nsft: 10/10 steps, loss 1.0\n";
         assert_eq!(page.text(), expected);
+    }
+
+    #[test]
+    fn the_first_of_many_parts_is_no_measure_of_the_rest() {
+        let (progress, page) = lines(2000);
+        let progress = progress.rated("checks");
+        for (seconds, done) in [(1.1, 1), (2.2, 20), (3.3, 22), (14.0, 100)] {
+            progress.update(after(&progress, seconds), Some(done), "");
+        }
+        let expected = [
+            "sft: 1/2000 checks",
+            // 2.2 s for 20 leave 217.8 s for 1980.
+            "sft: 20/2000 checks, 3 min 38 s left, 9.1 checks/s",
+            "sft: 22/2000 checks, 4 min 57 s left, 6.7 checks/s",
+            "sft: 100/2000 checks, 4 min 26 s left, 7.1 checks/s",
+        ];
+        assert_eq!(page.text().lines().collect::<Vec<_>>(), expected);
     }
 
     /// Three days with a step a second: a line in each of the seconds 1 to 59, in 69, 79, ... 599, and in 659, 719, ... 259199.
