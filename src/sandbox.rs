@@ -559,10 +559,18 @@ mod tests {
         TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
+    /// Work folders that stay. Those of other tests, which run meanwhile, come and go.
     fn folders() -> usize {
         let mark = format!("repairity-{}-", std::process::id());
-        let entries = std::fs::read_dir(std::env::temp_dir()).unwrap();
-        entries.flatten().filter(|e| e.file_name().to_string_lossy().starts_with(&mark)).count()
+        let count = || {
+            let entries = std::fs::read_dir(std::env::temp_dir()).unwrap();
+            entries.flatten().filter(|e| e.file_name().to_string_lossy().starts_with(&mark)).count()
+        };
+        let until = Instant::now() + Duration::from_secs(60);
+        while count() > 0 && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        count()
     }
 
     const ESCAPES: &str = "
